@@ -1,0 +1,46 @@
+# `make quickstart` and `make test` set up `.venv` from requirements.txt first, once.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/.ready
+SEED ?= 0
+
+.PHONY: help setup quickstart test test-all lint types clean
+
+help:
+	@echo "make quickstart [SEED=n]  the whole method on a closed world, in minutes on two CPU cores"
+	@echo "make test                 the tests (under 10 minutes); make test-all: the slow ones too"
+	@echo "make lint | types         ruff | mypy"
+	@echo "make setup                .venv alone"
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY)
+
+quickstart: $(READY)
+ifeq ($(SEED),0)
+	$(RUN) launch/run.py --recipe=quickstart
+else
+	$(RUN) launch/run.py --recipe=quickstart --gin.SEED=$(SEED) --gin.WORKDIR="'runs/quickstart_seed$(SEED)'"
+endif
+
+test: $(READY)
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(READY)
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The machinery under the method: files, configuration, partitioning, training, decoding."""

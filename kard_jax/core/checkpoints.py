@@ -1,0 +1,137 @@
+"""Orbax checkpoints of a training run: saved in the background, the latest and the best kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from kard_jax.core.files import InputError, PathLike
+
+_KEEP = ocp.checkpoint_managers
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+  """Which checkpoints of a run are kept.
+
+  Attributes:
+    latest: how many of the newest are kept.
+    best: how many of the best by `metric` are kept besides; 0 keeps none for that.
+    metric: a validation metric, such as "loss".
+    higher_is_better: whether a large value of it is good.
+  """
+
+  latest: int = 1
+  best: int = 1
+  metric: str = "loss"
+  higher_is_better: bool = False
+
+  def open(self, folder: PathLike) -> Run:
+    """Opens a run's folder for saving and restoring, making it if it is not there."""
+    policies: list[Any] = [_KEEP.LatestN(self.latest)]
+    if self.best:
+      policies.append(
+        _KEEP.BestN(
+          get_metric_fn=lambda metrics: metrics[self.metric],
+          reverse=not self.higher_is_better,
+          n=self.best,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=_KEEP.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+    )
+    return Run(ocp.CheckpointManager(epath.Path(folder).resolve(), options=options), self)
+
+
+class Run:
+  """The checkpoints of one training run; a context manager that waits for saves under way."""
+
+  def __init__(self, manager: ocp.CheckpointManager, kept: Checkpoints):
+    self._manager = manager
+    self._kept = kept
+
+  def __enter__(self) -> Run:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  @property
+  def latest(self) -> int | None:
+    """The step of the newest whole checkpoint; None when there is none."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, metrics: Mapping[str, float] | None) -> None:
+    """Begins saving; returns as soon as `state` may change."""
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+      metrics=dict(metrics) if metrics else None,
+    )
+
+  def restore(self, step: int, abstract: Any) -> Any:
+    """The state of a step, in the shapes, dtypes and shardings of `abstract`."""
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    )
+    return restored["state"]
+
+
+def restore_params(
+  folder: PathLike, abstract_params: Any, *, which: str = "best", metric: str = "loss"
+) -> Any:
+  """The parameters of a finished run.
+
+  Args:
+    folder: where `train` kept its checkpoints.
+    abstract_params: `jax.ShapeDtypeStruct` tree with shardings.
+    which: "best" by `metric` on validation questions (the latest where none was evaluated), or "latest".
+    metric: the metric that "best" means; lower is better.
+
+  Raises:
+    InputError: no checkpoint is there, or it holds other parameters.
+  """
+  folder = epath.Path(folder).resolve()
+  if which not in ("best", "latest"):
+    raise InputError(f"CHECKPOINT = {which!r}: choose 'best' or 'latest'")
+  if not folder.exists():
+    raise InputError(f"{folder}: no checkpoints; train first")
+  manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+  steps = manager.all_steps()
+  if not steps:
+    raise InputError(f"{folder}: no whole checkpoint; train first")
+  scores = {step: (manager.metrics(step) or {}).get(metric) for step in steps}
+  scored = {step: score for step, score in scores.items() if score is not None}
+  step = min(scored, key=lambda s: (scored[s], s)) if which == "best" and scored else max(steps)
+  manager.close()
+  try:
+    tree = ocp.PyTreeCheckpointer().restore(
+      folder / str(step) / "state",
+      args=ocp.args.PyTreeRestore(
+        item={"params": abstract_params},
+        restore_args=ocp.checkpoint_utils.construct_restore_args({"params": abstract_params}),
+        partial_restore=True,
+      ),
+    )
+  except (ValueError, KeyError, TypeError) as error:
+    reason = " ".join(str(error).split())[:300]
+    raise InputError(
+      f"{folder}/{step}: holds other parameters than the model's: {reason}"
+    ) from error
+  return tree["params"]
+
+
+def abstract(shapes: Any, shardings: Any) -> Any:
+  """`jax.ShapeDtypeStruct`s that carry shardings, as restoring needs them."""
+  return jax.tree.map(
+    lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+    shapes,
+    shardings,
+  )

@@ -1,0 +1,362 @@
+"""Gin files and command lines into a checked configuration, and a stage run under it.
+
+A configuration is looked at twice: as text, which imports nothing, finds misspelt macros by file
+and line, and gives the provenance its settings; then by gin itself, which imports what the gin files
+name (`from __gin__ import dynamic_registration`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from kard_jax.core import provenance
+from kard_jax.core.files import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]  # where `gin_configs/` stands
+WORKDIR = "WORKDIR"  # the one macro that launchers read themselves
+_MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+  """One setting: its value as gin would write it, the macros in it, and where it was made."""
+
+  value: str
+  macros: tuple[str, ...]
+  where: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A configuration as text: what holds after every include and override.
+
+  Attributes:
+    bindings: key (`STEPS`, `t5.T5.embed_dim`, `eval/decode.Sampler.samples`) -> its last binding.
+    files: the gin files given, in order.
+    overrides: the command line's `NAME=value`, in order.
+    mentioned: every macro that some statement uses, also one that a later statement replaces.
+  """
+
+  bindings: Mapping[str, Binding]
+  files: tuple[str, ...]
+  overrides: tuple[str, ...]
+  mentioned: frozenset[str]
+
+  def value(self, macro: str) -> Any:
+    """The Python value of a macro that is a literal or another macro; None when it is not bound."""
+    binding = self.bindings.get(macro)
+    if binding is None:
+      return None
+    if binding.value.startswith("%"):
+      return self.value(binding.value[1:])
+    return _parse_literal(binding)
+
+  def fingerprint(self) -> dict[str, str]:
+    """The settings that decide a stage's outputs: parameters, and the macros that reach them."""
+    reached = {key for key in self.bindings if "." in key}
+    waiting = [macro for key in reached for macro in self.bindings[key].macros]
+    while waiting:
+      macro = waiting.pop()
+      if macro in self.bindings and macro not in reached and macro != WORKDIR:
+        reached.add(macro)
+        waiting.extend(self.bindings[macro].macros)
+    return {key: binding.value for key, binding in self.bindings.items() if key in reached}
+
+
+class _Text(config_parser.ParserDelegate):
+  """Gin's values as text: nothing is imported or looked up."""
+
+  @dataclasses.dataclass(frozen=True)
+  class Raw:
+    text: str
+
+    def __repr__(self) -> str:
+      return self.text
+
+  def configurable_reference(self, name: str, evaluate: bool) -> Raw:
+    return self.Raw(f"@{name}()" if evaluate else f"@{name}")
+
+  def macro(self, name: str) -> Raw:
+    return self.Raw(f"%{name}")
+
+
+def find(gin_file: str) -> pathlib.Path:
+  """The path of a gin file: as given, else below the directory that holds `gin_configs/`.
+
+  Raises:
+    InputError: neither place has it.
+  """
+  for path in (pathlib.Path(gin_file), ROOT / gin_file):
+    if path.is_file():
+      return path
+  raise InputError(f"{gin_file}: no such gin file, neither here nor below {ROOT}")
+
+
+def resolve(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> Settings:
+  """Reads gin files and overrides as text, and checks every macro.
+
+  Args:
+    gin_files: paths, later ones win; `include` works as in gin.
+    overrides: `NAME=value` from the command line; they win over the files.
+
+  Raises:
+    InputError: a file is missing or is not gin; a macro is bound but nothing uses it (a
+      misspelling), is used but not bound, or is still `%gin.REQUIRED`; an override does not parse.
+  """
+  settings = resolve_unchecked(gin_files, overrides)
+  _check_macros(settings)
+  return settings
+
+
+def resolve_unchecked(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> Settings:
+  """As `resolve`, without looking at macros."""
+  bindings: dict[str, Binding] = {}
+  mentioned: set[str] = set()
+  for gin_file in gin_files:
+    for key, binding in _all_statements(str(gin_file)):
+      bindings[key] = binding
+      mentioned.update(binding.macros)
+  for override in overrides:
+    name, equals, value = override.partition("=")
+    if not equals:
+      raise InputError(f"--gin.{override}: needs =value")
+    where = f"--gin.{override}"
+    try:
+      for key, binding in _statements(f"{name} = {value}\n", where):
+        bindings[key] = dataclasses.replace(binding, where=where)
+        mentioned.update(binding.macros)
+    except InputError:
+      raise InputError(
+        f"{where}: not a gin value. Text needs quotes inside quotes: --gin.{name}=\"'{value}'\""
+      ) from None
+  return Settings(bindings, tuple(map(str, gin_files)), tuple(overrides), frozenset(mentioned))
+
+
+def _all_statements(
+  gin_file: str, including: tuple[pathlib.Path, ...] = (), where: str = ""
+) -> Iterator[tuple[str, Binding]]:
+  """The settings of a file and of what it includes, in gin's order."""
+  try:
+    path = find(gin_file)
+  except InputError as error:
+    raise InputError(f"{where}{error}") from None
+  if path.resolve() in including:
+    raise InputError(f"{where}{gin_file} includes itself")
+  with path.open() as file:
+    for key, item in _statements(file, gin_file):
+      if key == "include":
+        yield from _all_statements(item.value, (*including, path.resolve()), f"{item.where}: ")
+      else:
+        yield key, item
+
+
+def _statements(source: Any, shown: str) -> Iterator[tuple[str, Binding]]:
+  try:
+    for statement in config_parser.ConfigParser(source, _Text()):
+      if isinstance(statement, config_parser.IncludeStatement):
+        yield "include", Binding(statement.filename, (), f"{shown}:{statement.location.line_num}")
+      if not isinstance(statement, config_parser.BindingStatement):
+        continue
+      key = ".".join(filter(None, (statement.selector, statement.arg_name)))
+      key = f"{statement.scope}/{key}" if statement.scope else key
+      macros = tuple(text[1:] for text in _raw_texts(statement.value) if text.startswith("%"))
+      yield key, Binding(repr(statement.value), macros, f"{shown}:{statement.location.line_num}")
+  except SyntaxError as error:
+    line = error.args[1][1] if len(error.args) > 1 else error.lineno
+    raise InputError(f"{shown}:{line}: not a gin statement ({error.args[0]})") from None
+
+
+def _raw_texts(value: Any) -> Iterator[str]:
+  if isinstance(value, _Text.Raw):
+    yield value.text
+  elif isinstance(value, Mapping):
+    for item in value.items():
+      yield from _raw_texts(item)
+  elif isinstance(value, (list, tuple)):
+    for item in value:
+      yield from _raw_texts(item)
+
+
+def _check_macros(settings: Settings) -> None:
+  bound = {key for key in settings.bindings if "." not in key}
+  used = settings.mentioned
+  for key in sorted(bound - used - {WORKDIR}):
+    where = settings.bindings[key].where
+    nearby = frozenset() if where.startswith("--gin.") else _used_by_siblings(settings.files[0])
+    if key not in nearby:
+      hint = near(key, used | nearby | {WORKDIR})
+      raise InputError(f"{where}: nothing uses the macro {key}{hint}")
+  for key, binding in settings.bindings.items():
+    for name in binding.macros:
+      if name == "gin.REQUIRED":
+        raise InputError(f"{binding.where}: set {key}, in a recipe or as --gin.{key}=...")
+      if name not in bound and "." not in name:
+        raise InputError(f"{binding.where}: {key} uses %{name}, bound nowhere{near(name, bound)}")
+
+
+def _used_by_siblings(gin_file: str) -> frozenset[str]:
+  """The macros that other stages of the same recipe use: stages share a file of macros."""
+  return frozenset(
+    macro
+    for path in stage_files(find(gin_file).parent)
+    for _, binding in _all_statements(str(path))
+    for macro in binding.macros
+  )
+
+
+def stage_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The numbered gin files of a recipe, `1_prepare.gin` to `9_score.gin`, in their order."""
+  paths = [path for path in folder.glob("*.gin") if re.match(r"\d+_", path.name)]
+  return sorted(paths, key=lambda path: (int(path.name.split("_")[0]), path.name))
+
+
+def near(name: str, names: Collection[str]) -> str:
+  """The end of a message about an unknown macro: those of nearly its name, or nothing."""
+  close = difflib.get_close_matches(name, sorted(filter(_MACRO.match, names)), n=3, cutoff=0.5)
+  return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _parse_literal(binding: Binding) -> Any:
+  value = config_parser.ConfigParser(binding.value, _Text()).parse_value()
+  if any(True for _ in _raw_texts(value)):
+    raise InputError(f"{binding.where}: a plain value is needed, this is {binding.value}")
+  return value
+
+
+def activate(settings: Settings) -> None:
+  """Hands the configuration to gin, which imports the modules that the files name.
+
+  Raises:
+    InputError: gin does not know a name or a parameter; the message is gin's, with file and line.
+  """
+  gin.clear_config()
+  gin.add_config_file_search_path(str(ROOT))
+  try:
+    with _quiet():
+      gin.parse_config_files_and_bindings(list(settings.files), list(settings.overrides))
+  except (ValueError, ImportError, AttributeError, OSError, TypeError) as error:
+    raise InputError(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Holds back what TensorFlow's C++ prints while it is imported; shows it if the import fails."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  with tempfile.TemporaryFile() as held:
+    os.dup2(held.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      os.dup2(kept, 2)
+      held.seek(0)
+      sys.stderr.write(held.read().decode(errors="replace"))
+      raise
+    finally:
+      os.dup2(kept, 2)
+      os.close(kept)
+
+
+def stage_name(settings: Settings) -> str:
+  """`gin_configs/recipes/x/3_student_kard.gin` -> `student_kard`."""
+  return re.sub(r"^\d+_", "", pathlib.Path(settings.files[0]).stem)
+
+
+def workdir(settings: Settings) -> str:
+  """The WORKDIR of a configuration.
+
+  Raises:
+    InputError: it is not set, or not a text.
+  """
+  value = settings.value(WORKDIR)
+  if not value or not isinstance(value, str):
+    raise InputError(f"{settings.files[0]}: set WORKDIR, as in --gin.WORKDIR=\"'runs/mine'\"")
+  return value
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """The flags that every launcher takes."""
+  result = argparse.ArgumentParser(
+    description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  result.add_argument(
+    "--gin_file", action="append", default=[], metavar="FILE", help="a gin file; later ones win"
+  )
+  result.add_argument(
+    "--gin.NAME",
+    dest="_",
+    metavar="VALUE",
+    help="set a macro or a binding, as in --gin.STEPS=100 or --gin.WORKDIR=\"'runs/mine'\"",
+  )
+  return result
+
+
+def parse_arguments(
+  flags: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+  """Parses a command line into its flags and its `NAME=value` overrides."""
+  overrides, rest = [], []
+  items = iter(argv)
+  for item in items:
+    if not item.startswith("--gin."):
+      rest.append(item)
+    elif "=" in item:
+      overrides.append(item.removeprefix("--gin."))
+    else:  # --gin.STEPS 100
+      overrides.append(f"{item.removeprefix('--gin.')}={next(items, '')}")
+  return flags.parse_args(rest), overrides
+
+
+def launch(module: str, description: str, argv: Sequence[str] | None = None) -> int:
+  """Runs `launch.<module>.<module>(stage)` under a configuration and returns the exit status.
+
+  The function is looked up by its import path, never as `__main__`, so that gin can configure it.
+  Status 0: done, or done before with the same settings and inputs. 2: bad input, told in one line.
+  """
+  flags = parser(description)
+  flags.add_argument(
+    "--redo", action="store_true", help="make the stage again although its outputs exist"
+  )
+  arguments, overrides = parse_arguments(flags, sys.argv[1:] if argv is None else argv)
+  if not arguments.gin_file:
+    flags.error("--gin_file is needed")
+  return exit_status(lambda: _run(module, arguments.gin_file, overrides, arguments.redo))
+
+
+def _run(module: str, gin_files: Sequence[str], overrides: Sequence[str], redo: bool) -> None:
+  settings = resolve(gin_files, overrides)
+  stage = provenance.Stage(stage_name(settings), workdir(settings), settings.fingerprint())
+  if not redo and stage.is_finished():
+    print(f"{stage.name}: done before, in {stage.workdir}; --redo makes it again", flush=True)
+    return
+  activate(settings)
+  function: Callable[[provenance.Stage], None] = gin.get_configurable(f"launch.{module}.{module}")
+  with stage.running(redo=redo):
+    function(stage)
+    stage.operative_config = gin.operative_config_str()
+
+
+def exit_status(work: Callable[[], None]) -> int:
+  """Runs `work`; an `InputError` becomes one line on standard error and status 2."""
+  try:
+    work()
+  except InputError as error:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
+  except KeyboardInterrupt:
+    print("stopped; what was finished is kept", file=sys.stderr, flush=True)
+    return 130
+  return 0

@@ -1,0 +1,424 @@
+"""The layers of T5 and of encoders like it, in Linen, with logical axis names on every array.
+
+The student (paper section 3.1) and the reranker (section 3.3) are built from these. Parameters and
+softmax are float32; `dtype` is that of activations (float32 or bfloat16; float16 overflows T5).
+Dropout draws from the rng named "dropout", one mask for all positions of a row, as T5X does.
+Parameter names follow T5X, so that its checkpoints map one to one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # the tanh form, `gelu_new` in Hugging Face
+  "relu": jax.nn.relu,
+  "linear": lambda x: x,
+}
+
+
+class RMSNorm(nn.Module):
+  """T5's layer norm: scaled to unit root mean square, no mean taken away and no bias.
+
+  Attributes:
+    epsilon: added to the mean square.
+    dtype: of the result; the mean is taken in float32.
+  """
+
+  epsilon: float = 1e-6
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+    """Normalises the last axis."""
+    init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+    scale_D: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale_D).astype(self.dtype)
+
+
+class Embedding(nn.Module):
+  """A table of token vectors.
+
+  Attributes:
+    num_embeddings: V, rows of the table; keep it a multiple of the mesh axis that shards `vocab`.
+    features: D.
+    dtype: of the vectors given back.
+  """
+
+  num_embeddings: int
+  features: int
+  dtype: DTypeLike = jnp.float32
+
+  def setup(self) -> None:
+    """Makes the table."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(stddev=1.0), ("vocab", "embed"))
+    self.embedding: Any = self.param(
+      "embedding", init, (self.num_embeddings, self.features), jnp.float32
+    )
+
+  def __call__(self, tokens: Int[Array, "*rows"]) -> Float[Array, "*rows D"]:
+    """The vector of each token; NaN for one that is not in the table, so that training stops."""
+    return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+
+  def attend(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+    """Dot products with every row, in float32: logits when input and output share the table.
+
+    T5 with tied embeddings scales `x` by `D ** -0.5` first; that is left to the caller.
+    """
+    table_VxD = self.embedding.astype(self.dtype)
+    return jnp.matmul(x.astype(self.dtype), table_VxD.T, preferred_element_type=jnp.float32)
+
+
+class Dense(nn.Module):
+  """A matrix product over the last axes, without bias.
+
+  The kernel keeps its axes (`embed heads kv`), so that each can be sharded by name. The product
+  itself has two axes a side: with more, XLA's CPU backend transposes whole activations to get the
+  kernel's gradient, which then takes 2 to 7 times as long.
+
+  Attributes:
+    features: sizes of the axes put in.
+    axes: logical names of the kernel's axes: those summed over, then those put in.
+    scale: variance of the initial kernel times its fan-in.
+    dtype: of the operands.
+    output_dtype: of the result; None means `dtype`. Float32 keeps bfloat16 logits exact.
+  """
+
+  features: tuple[int, ...]
+  axes: tuple[str, ...]
+  scale: float = 1.0
+  dtype: DTypeLike = jnp.float32
+  output_dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, "*outputs"]:
+    """Sums over the last `len(axes) - len(features)` axes of x."""
+    summed = len(self.axes) - len(self.features)
+    rows, inputs = x.shape[: x.ndim - summed], x.shape[x.ndim - summed :]
+    init = nn.initializers.variance_scaling(
+      self.scale,
+      "fan_in",
+      "truncated_normal",
+      in_axis=tuple(range(summed)),
+      out_axis=tuple(range(summed, len(self.axes))),
+    )
+    kernel: Any = self.param(
+      "kernel",
+      nn.with_logical_partitioning(init, self.axes),
+      (*inputs, *self.features),
+      jnp.float32,
+    )
+    y = jnp.matmul(
+      x.astype(self.dtype).reshape(-1, math.prod(inputs)),
+      kernel.astype(self.dtype).reshape(math.prod(inputs), -1),
+      preferred_element_type=self.output_dtype or self.dtype,
+    )
+    return y.reshape(*rows, *self.features)
+
+
+class Dropout(nn.Module):
+  """Dropout with one mask for all positions of a row (T5X's way): fewer random numbers.
+
+  Attributes:
+    rate: the share of features set to zero.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*rows"], deterministic: bool) -> Float[Array, "*rows"]:
+    """Drops features of x [..., L, D], the same at each L."""
+    return nn.Dropout(self.rate, broadcast_dims=(-2,))(x, deterministic=deterministic)
+
+
+class RelativePositionBias(nn.Module):
+  """T5's position bias: one learnt number for each head and bucket of distance.
+
+  Half of the buckets hold one distance each, the other half grow logarithmically up to
+  `max_distance`; all farther keys share the last one.
+
+  Attributes:
+    num_heads: H.
+    bidirectional: whether keys after the query get buckets of their own (encoders).
+    num_buckets: how many, both directions together.
+    max_distance: in tokens.
+    dtype: of the bias.
+  """
+
+  num_heads: int
+  bidirectional: bool
+  num_buckets: int = 32
+  max_distance: int = 128
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, query_positions_Q: Int[Array, " Q"], key_positions_L: Int[Array, " L"]
+  ) -> Float[Array, "1 H Q L"]:
+    """The bias of each key for each query, in tokens from the start of the row."""
+    init = nn.with_logical_partitioning(
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), ("heads", "relpos_buckets")
+    )
+    table_HxU: Any = self.param(
+      "rel_embedding", init, (self.num_heads, self.num_buckets), jnp.float32
+    )
+    buckets_QxL = relative_buckets(
+      key_positions_L[None, :] - query_positions_Q[:, None],
+      bidirectional=self.bidirectional,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+    )
+    return jnp.take(table_HxU.astype(self.dtype), buckets_QxL, axis=1)[None]
+
+
+def relative_buckets(
+  distance: Int[Array, "*shape"], *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Int[Array, "*shape"]:
+  """T5's bucket of each distance (key position minus query position), in tokens.
+
+  Source: Raffel et al. 2020, section 2.1; the same buckets as Mesh TensorFlow's code.
+  """
+  base = jnp.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    base = jnp.where(distance > 0, num_buckets, 0)
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(-distance, 0)
+  exact = num_buckets // 2  # distances below this have a bucket each
+  ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+  far = exact + (ratio / math.log(max_distance / exact) * (num_buckets - exact)).astype(jnp.int32)
+  return base + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+
+
+class KeyValues(NamedTuple):
+  """What attention looks at: projected once, then read by any number of queries.
+
+  Attributes:
+    keys_BxHxKxL: ready to be multiplied by queries, so that no step of decoding transposes them.
+    values_BxHxLxK: likewise, by weights.
+  """
+
+  keys_BxHxKxL: jax.Array
+  values_BxHxLxK: jax.Array
+
+
+class Attention(nn.Module):
+  """Multi-head attention as in T5: no scaling of scores (its initial query kernel is smaller).
+
+  `__call__` serves training. Cached decoding calls `keys_values` once for each new position (or
+  once for the whole encoder output) and `attend` for each query.
+
+  Attributes:
+    num_heads: H.
+    head_dim: K; H * K need not be D.
+    dropout_rate: on attention weights.
+    dtype: of activations; scores and softmax are float32.
+  """
+
+  num_heads: int
+  head_dim: int
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  def setup(self) -> None:
+    """Makes the projections that `keys_values` and `attend` use."""
+    heads, axes = (self.num_heads, self.head_dim), ("embed", "heads", "kv")
+    self.query = Dense(heads, axes, scale=1.0 / self.head_dim, dtype=self.dtype)
+    self.key = Dense(heads, axes, dtype=self.dtype)
+    self.value = Dense(heads, axes, dtype=self.dtype)
+    self.dropout = Dropout(self.dropout_rate)
+
+  def __call__(
+    self,
+    queries_BxQxD: Float[Array, "B Q D"],
+    memory_BxLxE: Float[Array, "B L E"],
+    *,
+    bias: Float[Array, "#B #H Q L"] | None = None,
+    mask: Bool[Array, "#B #H #Q L"] | None = None,
+    deterministic: bool = True,
+  ) -> Float[Array, "B Q D"]:
+    """Attends from queries to memory; give the same array twice for self-attention."""
+    return self.attend(
+      queries_BxQxD,
+      self.keys_values(memory_BxLxE),
+      bias=bias,
+      mask=mask,
+      deterministic=deterministic,
+    )
+
+  def keys_values(self, memory_BxLxE: Float[Array, "B L E"]) -> KeyValues:
+    """Projects what is attended to."""
+    axes = ("batch", "length", "heads", "kv")
+    keys = nn.with_logical_constraint(self.key(memory_BxLxE), axes).transpose(0, 2, 3, 1)
+    values = nn.with_logical_constraint(self.value(memory_BxLxE), axes).swapaxes(1, 2)
+    return KeyValues(keys, values)
+
+  @nn.compact
+  def attend(
+    self,
+    queries_BxQxD: Float[Array, "B Q D"],
+    memory: KeyValues,
+    *,
+    bias: Float[Array, "#B #H Q L"] | None = None,
+    mask: Bool[Array, "#B #H #Q L"] | None = None,
+    deterministic: bool = True,
+  ) -> Float[Array, "B Q D"]:
+    """Attends from queries to projected keys and values.
+
+    Args:
+      queries_BxQxD: activations to project to queries.
+      memory: from `keys_values`.
+      bias: added to the scores.
+      mask: True where a query may look.
+      deterministic: no dropout.
+    """
+    queries = self.query(queries_BxQxD)
+    queries = nn.with_logical_constraint(queries, ("batch", "length", "heads", "kv"))
+    scores_BxHxQxL = jnp.matmul(
+      queries.swapaxes(1, 2), memory.keys_BxHxKxL, preferred_element_type=jnp.float32
+    )
+    if bias is not None:
+      scores_BxHxQxL = scores_BxHxQxL + bias
+    if mask is not None:
+      scores_BxHxQxL = jnp.where(mask, scores_BxHxQxL, MASKED)
+    weights_BxHxQxL = jax.nn.softmax(scores_BxHxQxL, axis=-1).astype(self.dtype)
+    weights_BxHxQxL = self.dropout(weights_BxHxQxL, deterministic)
+    mixed = jnp.matmul(weights_BxHxQxL, memory.values_BxHxLxK).swapaxes(1, 2)
+    mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
+    out = Dense((queries_BxQxD.shape[-1],), ("heads", "kv", "embed"), dtype=self.dtype, name="out")
+    return out(mixed)
+
+
+class Mlp(nn.Module):
+  """The feed-forward layer: with two activations, their product (a gated unit).
+
+  Attributes:
+    mlp_dim: F.
+    activations: ("gelu", "linear") is T5 1.1's, ("relu",) the first T5's.
+    dropout_rate: on the hidden layer.
+    dtype: of activations.
+  """
+
+  mlp_dim: int
+  activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x_BxLxD: Float[Array, "B L D"], *, deterministic: bool = True
+  ) -> Float[Array, "B L D"]:
+    """Each position on its own."""
+    hidden = jnp.ones((), self.dtype)
+    for i, activation in enumerate(self.activations):
+      name = "wi" if len(self.activations) == 1 else f"wi_{i}"
+      wi = Dense((self.mlp_dim,), ("embed", "mlp"), dtype=self.dtype, name=name)
+      hidden = hidden * _ACTIVATIONS[activation](wi(x_BxLxD))
+    hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+    hidden = Dropout(self.dropout_rate)(hidden, deterministic)
+    wo = Dense((x_BxLxD.shape[-1],), ("mlp", "embed"), dtype=self.dtype, name="wo")
+    return wo(hidden)
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention, then feed-forward, each on normalised input and added to it.
+
+  Attributes: as `Encoder`.
+  """
+
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BxLxD: Float[Array, "B L D"],
+    bias: Float[Array, "1 H L L"],
+    mask_BxL: Bool[Array, "B L"],
+    deterministic: bool = True,
+  ) -> Float[Array, "B L D"]:
+    """One layer; `mask_BxL` is True at real tokens."""
+    x = nn.with_logical_constraint(x_BxLxD, ("batch", "length", "embed"))
+    y = RMSNorm(dtype=self.dtype, name="pre_attention_layer_norm")(x)
+    attention = Attention(
+      self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
+    )
+    mask = mask_BxL[:, None, None, :]
+    y = attention(y, y, bias=bias, mask=mask, deterministic=deterministic)
+    x = x + Dropout(self.dropout_rate)(y, deterministic)
+    y = RMSNorm(dtype=self.dtype, name="pre_mlp_layer_norm")(x)
+    mlp = Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype, name="mlp")
+    y = mlp(y, deterministic=deterministic)
+    x = x + Dropout(self.dropout_rate)(y, deterministic)
+    return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+
+
+class Encoder(nn.Module):
+  """A stack of encoder layers over vectors that the caller has looked up.
+
+  Token vectors come from outside, so that a decoder, or a second encoder, can share the table.
+
+  Attributes:
+    num_layers: how many.
+    num_heads: H.
+    head_dim: K; H * K need not be D.
+    mlp_dim: F.
+    activations: of the feed-forward layers, see `Mlp`.
+    dropout_rate: everywhere.
+    dtype: of activations.
+    remat: compute a layer's activations again in the backward pass instead of keeping them.
+  """
+
+  num_layers: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+  remat: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    embedded_BxLxD: Float[Array, "B L D"],
+    mask_BxL: Bool[Array, "B L"],
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B L D"]:
+    """Encodes rows; `mask_BxL` is True at real tokens, and what stands elsewhere has no effect."""
+    positions_L = jnp.arange(embedded_BxLxD.shape[1])
+    bias = RelativePositionBias(self.num_heads, bidirectional=True, name="relpos_bias")(
+      positions_L, positions_L
+    )
+    x = Dropout(self.dropout_rate)(embedded_BxLxD, deterministic)
+    layer = nn.remat(EncoderLayer, static_argnums=(4,)) if self.remat else EncoderLayer
+    for i in range(self.num_layers):
+      x = layer(
+        self.num_heads,
+        self.head_dim,
+        self.mlp_dim,
+        self.activations,
+        self.dropout_rate,
+        self.dtype,
+        name=f"layers_{i}",
+      )(x, bias, mask_BxL, deterministic)
+    x = RMSNorm(dtype=self.dtype, name="encoder_norm")(x)
+    return Dropout(self.dropout_rate)(x, deterministic)

@@ -1,0 +1,136 @@
+"""Where arrays live: one place builds the mesh and maps logical axis names to its axes.
+
+Modules name the axes of their arrays (`batch length embed heads kv mlp vocab`); a hardware gin file says
+which mesh axis each is split over. Nothing else knows how many devices there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kard_jax.core.files import InputError
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioner:
+  """A mesh, and the rules from logical to mesh axes.
+
+  Attributes:
+    axes: mesh axis name -> number of devices along it; one may be -1 (all that are left).
+    rules: (logical axis, mesh axis or None) pairs; the first that fits wins.
+    microbatches: a batch is split into so many parts whose gradients are summed: less memory, same step.
+    cpu_devices: how many devices a CPU shall pretend to be; 0 leaves it alone.
+    devices: use the first so many devices only; 0 uses all.
+  """
+
+  axes: Mapping[str, int]
+  rules: Rules
+  microbatches: int = 1
+  cpu_devices: int = 0
+  devices: int = 0
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """The mesh, built at first use, so that importing and configuring query no device.
+
+    Raises:
+      InputError: the axes do not multiply to the number of devices.
+    """
+    if self.cpu_devices:
+      with contextlib.suppress(RuntimeError):  # the backend runs already; the check below tells
+        jax.config.update("jax_num_cpu_devices", self.cpu_devices)
+    devices = jax.devices()[: self.devices or None]
+    sizes = list(self.axes.values())
+    if -1 in sizes:
+      known = -math.prod(sizes)
+      sizes[sizes.index(-1)] = max(1, len(devices) // known)
+    if math.prod(sizes) != len(devices):
+      raise InputError(
+        f"partitioning.Partitioner.axes = {dict(self.axes)} needs {math.prod(sizes)} devices, here are "
+        f"{len(devices)} ({devices[0].platform}); include another gin_configs/hardware/ file"
+      )
+    # Linen's logical constraints need Auto axes; newer JAX makes Explicit ones by default.
+    auto = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes), tuple(self.axes), axis_types=auto, devices=devices)
+
+  def shardings(self, boxed: Any) -> Any:
+    """Shardings for a tree of (abstract) arrays boxed with logical axis names.
+
+    What has no box, or another number of axes than its box names (Adafactor's row and column
+    statistics), is replicated.
+    """
+    specs = nn.get_partition_spec(boxed)
+    specs = jax.tree.map(
+      lambda spec, leaf: spec if len(spec) <= leaf.ndim else PartitionSpec(),
+      specs,
+      nn.meta.unbox(boxed),
+      is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+    )
+    return nn.logical_to_mesh_sharding(specs, self.mesh, list(self.rules))
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    """How the leading axis of a batch is split."""
+    axis = dict(self.rules).get("batch")
+    return NamedSharding(self.mesh, PartitionSpec(axis))
+
+  @property
+  def replicated(self) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  def rows(self, batch_size: int) -> slice:
+    """The rows of a global batch that this process must supply.
+
+    Raises:
+      InputError: the batch cannot be split evenly over devices and microbatches.
+    """
+    ways = self.batch_sharding.shard_shape((batch_size,)) if self._divides(batch_size) else None
+    if ways is None or batch_size % self.microbatches:
+      raise InputError(
+        f"BATCH_SIZE = {batch_size} cannot be split over the batch axis of the mesh {dict(self.axes)} and "
+        f"{self.microbatches} microbatches"
+      )
+    indices = self.batch_sharding.addressable_devices_indices_map((batch_size,)).values()
+    bounds = [index[0].indices(batch_size) for index in indices if index]
+    return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+  def _divides(self, batch_size: int) -> bool:
+    axis = dict(self.rules).get("batch")
+    names = (axis,) if isinstance(axis, str) else axis or ()
+    return batch_size % math.prod(self.mesh.shape[name] for name in names) == 0
+
+  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A process's rows of a batch as global arrays, split over the mesh."""
+    return {
+      name: jax.make_array_from_process_local_data(self.batch_sharding, rows)
+      for name, rows in batch.items()
+    }
+
+  @contextlib.contextmanager
+  def active(self) -> Iterator[None]:
+    """Makes logical axis names in modules mean this mesh while functions are traced."""
+    with jax.set_mesh(self.mesh), nn.logical_axis_rules(list(self.rules)):
+      yield
+
+  def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` under `active`."""
+    jitted = jax.jit(function, **options)
+
+    def call(*arguments: Any) -> Any:
+      with self.active():
+        return jitted(*arguments)
+
+    return call

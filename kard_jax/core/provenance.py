@@ -1,0 +1,229 @@
+"""What a stage was made from: hashes of its inputs and outputs, its settings, package versions.
+
+A finished stage has `<stage>.meta.json` in the work directory, written last. A stage is skipped
+when that record still matches; where it does not, the difference is named and nothing is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from kard_jax.core import files
+from kard_jax.core.files import InputError, PathLike
+
+FORMAT = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "seqio", "tensorflow")
+_PACKAGES += ("numpy", "array-record", "sentencepiece", "PyStemmer", "gin-config")
+
+
+class Stage:
+  """One stage of a recipe in a work directory: what it reads and writes, and the record of both.
+
+  Attributes:
+    name: the stage's name, as in `<name>.meta.json`.
+    workdir: where the stages of a recipe meet.
+    settings: what decides the outputs, as text (`config.Settings.fingerprint`).
+    operative_config: gin's operative configuration, for the record.
+  """
+
+  def __init__(self, name: str, workdir: PathLike, settings: Mapping[str, str]):
+    self.name = name
+    self.workdir = epath.Path(workdir)
+    self.settings = dict(settings)
+    self.operative_config = ""
+    self._inputs: dict[str, epath.Path] = {}
+    self._outputs: dict[str, epath.Path | None] = {}  # None: written in place
+    self._redo = False
+
+  @property
+  def meta(self) -> epath.Path:
+    """The record of the finished stage."""
+    return self.workdir / f"{self.name}.meta.json"
+
+  @property
+  def _scratch(self) -> epath.Path:
+    return self.workdir / f".tmp-{self.name}"
+
+  def reads(self, path: PathLike) -> epath.Path:
+    """An input, relative to the work directory or absolute; its hash is recorded.
+
+    Raises:
+      InputError: it is not there.
+    """
+    found = self.workdir / path
+    if not found.exists():
+      raise InputError(
+        f"{found}: no such file or folder; stage {self.name} reads it. Run the stage before it first"
+      )
+    self._inputs[str(path)] = found
+    return found
+
+  def reads_outside(self, paths: Iterable[PathLike]) -> None:
+    """Records inputs that are not in the work directory; relative to the current directory."""
+    for path in paths:
+      self.reads(path if "://" in str(path) else os.path.abspath(path))
+
+  def writes(self, path: PathLike) -> epath.Path:
+    """A place to write an output, moved to `workdir/path` when the whole stage has succeeded."""
+    temporary = self._scratch / path
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    self._outputs[str(path)] = temporary
+    return temporary
+
+  def keeps(self, path: PathLike) -> epath.Path:
+    """A folder written in place, which survives a kill; the caller resumes from it.
+
+    What is half done there must come from the same settings and inputs: `reads` all inputs first.
+
+    Raises:
+      InputError: the folder was begun with other settings or inputs.
+    """
+    folder = self.workdir / path
+    begun = folder / "begun.json"
+    if self._redo and begun.exists():
+      folder.rmtree()
+    now = {"settings": self.settings, "inputs": self._hashes(self._inputs)}
+    if begun.exists():
+      before = json.loads(begun.read_text())
+      self._compare_settings(before["settings"], f"{folder} was begun")
+      self._compare_hashes(before["inputs"], now["inputs"], f"{folder} was begun")
+    else:
+      folder.mkdir(parents=True, exist_ok=True)
+      files.write_json(begun, now)
+    self._outputs[str(path)] = None
+    return folder
+
+  def input_hashes(self) -> dict[str, str]:
+    """The SHA-256 of every input so far, by its path as given to `reads`."""
+    return {path: entry["sha256"] for path, entry in self._hashes(self._inputs).items()}
+
+  def is_finished(self) -> bool:
+    """Whether the stage is done and nothing has changed since.
+
+    Raises:
+      InputError: it was done with other settings, or an input or output has changed since.
+    """
+    if not self.meta.exists():
+      return False
+    try:
+      record = json.loads(self.meta.read_text())
+      settings, inputs, outputs = record["settings"], record["inputs"], record["outputs"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+      raise InputError(f"{self.meta}: not a stage's record; delete it, or use --redo") from None
+    self._compare_settings(settings, f"stage {self.name} in {self.workdir} was made")
+    if any(not (self.workdir / path).exists() for path in outputs):
+      return False  # an output was deleted: make it again
+    for kind, recorded in (("inputs", inputs), ("outputs", outputs)):
+      now = self._hashes({path: self.workdir / path for path in recorded}, recorded)
+      self._compare_hashes(recorded, now, f"stage {self.name} in {self.workdir} was made", kind)
+    return True
+
+  @contextlib.contextmanager
+  def running(self, redo: bool = False) -> Iterator[Stage]:
+    """Runs the stage's body; on success moves its outputs into place and writes the record.
+
+    Args:
+      redo: forget folders that an earlier run keeps for resuming.
+    """
+    started = time.time()
+    self._redo = redo
+    if self._scratch.exists():
+      self._scratch.rmtree()  # left by a kill
+    try:
+      yield self
+      inputs = self._hashes(self._inputs)
+      if self.meta.exists():
+        self.meta.unlink()  # from here to the end the outputs may be of two runs
+      for path, temporary in self._outputs.items():
+        if temporary is not None:
+          with files.atomic(self.workdir / path) as place:
+            temporary.rename(place)
+      record: dict[str, Any] = {
+        "format": FORMAT,
+        "stage": self.name,
+        "seconds": round(time.time() - started, 1),
+        "settings": self.settings,
+        "inputs": inputs,
+        "outputs": self._hashes({path: self.workdir / path for path in self._outputs}),
+        "packages": _package_versions(),
+        "operative_config": self.operative_config,
+      }
+      files.write_json(self.meta, record)
+    finally:
+      if self._scratch.exists():
+        self._scratch.rmtree()
+
+  def _compare_settings(self, before: Mapping[str, str], what: str) -> None:
+    keys = [k for k in sorted({*before, *self.settings}) if before.get(k) != self.settings.get(k)]
+    if keys:
+      shown = "; ".join(
+        f"{k} = {before.get(k, '(unset)')}, now {self.settings.get(k, '(unset)')}" for k in keys[:4]
+      )
+      more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+      raise InputError(
+        f"{what} with {shown}{more}. Keep both with another --gin.WORKDIR=\"'...'\", "
+        "or make it again with --redo"
+      )
+
+  def _compare_hashes(
+    self,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    what: str,
+    kind: str = "inputs",
+  ) -> None:
+    for path in sorted({*before, *now}):
+      old, new = (hashes.get(path, {}).get("sha256") for hashes in (before, now))
+      if old != new:
+        verb = "from" if kind == "inputs" else "with the output"
+        state = "is gone" if new is None else "has changed since" if old else "is new"
+        raise InputError(
+          f"{what} {verb} {self.workdir / path}, which {state}. Put it back, "
+          "or make the stage again with --redo"
+        )
+
+  def _hashes(
+    self, paths: Mapping[str, epath.Path], known: Mapping[str, Any] | None = None
+  ) -> dict[str, Any]:
+    """path -> {"sha256", "stamp"}; a file whose size and time match `known` is not read again."""
+    result = {}
+    for name, path in paths.items():
+      if not path.exists():
+        continue
+      stamp = _stamp(path)
+      old = (known or {}).get(name, {})
+      same = old.get("stamp") == stamp
+      result[name] = {"sha256": old["sha256"] if same else files.sha256(path), "stamp": stamp}
+    return result
+
+
+def _stamp(path: epath.Path) -> str:
+  """Names, sizes and times of the files at a path: equal stamps save reading the bytes again."""
+  names = sorted(files.names_below(path)) if path.is_dir() else [""]
+  digest = hashlib.sha256()
+  for name in names:
+    file = path / name if name else path
+    try:
+      stat = os.stat(file)
+      digest.update(f"{name}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}\n".encode())
+    except OSError:  # a remote path
+      remote = file.stat()
+      digest.update(f"{name}:{remote.length}:{remote.mtime}\n".encode())
+  return digest.hexdigest()[:16]
+
+
+def _package_versions() -> dict[str, str]:
+  versions = {}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  return versions

@@ -1,0 +1,280 @@
+"""One training loop for any objective (paper sections 3.1 to 3.3 train through it alike).
+
+The step is a pure function of state and batch; a batch is a pure function of the step. So a run that was
+killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kard_jax.core import checkpoints, monitor, prefetch
+from kard_jax.core.files import InputError, PathLike
+from kard_jax.core.objective import Batch, Loss, Mean, Objective, Params
+from kard_jax.core.partitioning import Partitioner
+
+
+@runtime_checkable
+class Batches(Protocol):
+  """Training examples by step: a pure function of the step (and of a seed it was made with)."""
+
+  batch_size: int
+
+  def __call__(self, step: int, rows: slice | None = None) -> Mapping[str, np.ndarray]:
+    """Some rows of the batch of a step; all of them by default."""
+    ...
+
+  def names(self, step: int) -> Sequence[str]:
+    """The ids of the examples in the batch of a step."""
+    ...
+
+
+@flax.struct.dataclass
+class State:
+  """All that changes while training."""
+
+  step: Any  # [] int32; Any, because a state's leaves may also be shapes or shardings
+  params: Params
+  opt_state: Any
+
+
+class NotFinite(InputError):
+  """The loss or a gradient is no longer a number; says at which step, on which examples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """How a run goes.
+
+  Attributes:
+    steps: updates in all.
+    optimizer: a function from `steps` to an Optax transformation.
+    partitioner: mesh, axis rules, microbatches.
+    seed: of initial parameters and dropout.
+    evaluate_every: steps between evaluations on the validation batches.
+    save_every: steps between checkpoints; one is saved at the end in any case.
+    log_every: steps between lines of metrics.
+    kept: which checkpoints stay.
+  """
+
+  steps: int
+  optimizer: Callable[[int], optax.GradientTransformation]
+  partitioner: Partitioner
+  seed: int = 0
+  evaluate_every: int = 500
+  save_every: int = 500
+  log_every: int = 10
+  kept: checkpoints.Checkpoints = checkpoints.Checkpoints()
+
+  def __post_init__(self) -> None:
+    for name in ("steps", "evaluate_every", "save_every", "log_every"):
+      if getattr(self, name) < 1:
+        raise InputError(f"train.Trainer.{name} = {getattr(self, name)}: must be at least 1")
+
+
+class Run(NamedTuple):
+  """What `train` gives back."""
+
+  state: State
+  metrics: dict[str, float]  # of the last evaluation, or of the last step where there was none
+
+
+def train(
+  objective: Objective,
+  batches: Batches,
+  folder: PathLike,
+  *,
+  trainer: Trainer,
+  validation: Iterable[Mapping[str, np.ndarray]] = (),
+) -> Run:
+  """Trains an objective from its last checkpoint in `folder`, or from fresh parameters.
+
+  Args:
+    objective: the network and its loss.
+    batches: training batches by step.
+    folder: takes checkpoints, `metrics.jsonl` and TensorBoard's files.
+    trainer: how the run goes.
+    validation: batches to evaluate on; the same each time.
+
+  Raises:
+    NotFinite: the loss or gradient norm is not a number; the checkpoints before it stay.
+    InputError: the batch does not fit the mesh.
+  """
+  partitioner = trainer.partitioner
+  rows = partitioner.rows(batches.batch_size)
+  tx = trainer.optimizer(trainer.steps)
+  boxed, shardings = abstract_state(objective, tx, batches(0), trainer)
+  step_fn = partitioner.jit(
+    make_step(objective, tx, trainer), donate_argnums=0, out_shardings=(shardings, None)
+  )
+  evaluate = Evaluation(objective, partitioner, list(validation))
+  with (
+    trainer.kept.open(folder) as saved,
+    monitor.Monitor(folder, trainer.steps, trainer.log_every) as seen,
+  ):
+    state = _start(objective, tx, batches(0), trainer, boxed, shardings, saved)
+    begin = int(state.step)
+    seen.begin(begin)
+    late: tuple[int, dict[str, jax.Array]] | None = None
+    metrics: dict[str, float] = {}
+    for step, (batch, tokens) in prefetch.ahead(batches, rows, partitioner, begin, trainer.steps):
+      state, now = step_fn(state, batch)
+      if late is not None:  # the step before is done by now: reading it stalls nothing
+        metrics = _read(*late, batches, seen)
+      late = (step, now)
+      seen.stepped(step, tokens)
+      done, last = step + 1, step + 1 == trainer.steps
+      evaluated = None
+      if evaluate.batches and (last or done % trainer.evaluate_every == 0):
+        metrics = _read(*late, batches, seen)
+        late = None
+        evaluated = metrics = evaluate(state.params)
+        seen.evaluated(done, evaluated)
+      if last or done % trainer.save_every == 0:
+        if late is not None:  # nothing that is not finite may be saved
+          metrics, late = _read(*late, batches, seen), None
+        saved.save(done, state, evaluated)
+    return Run(state, metrics or evaluate(state.params))
+
+
+def make_step(
+  objective: Objective, tx: optax.GradientTransformation, trainer: Trainer
+) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+  """The update of a run: gradients of the summed loss, divided once by the summed weight."""
+  key = jax.random.key(trainer.seed)
+
+  def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    rng = jax.random.fold_in(key, state.step)
+    grads, loss = _gradients(objective, state.params, batch, rng, trainer.partitioner.microbatches)
+    weight = jnp.maximum(loss.weight, 1e-8)
+    grads = jax.tree.map(lambda grad: grad / weight, grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = _means(loss) | {"grad_norm": optax.global_norm(grads), "weight": loss.weight}
+    return State(state.step + 1, params, opt_state), metrics
+
+  return step
+
+
+def _gradients(
+  objective: Objective, params: Params, batch: Batch, rng: jax.Array, microbatches: int
+) -> tuple[Params, Loss]:
+  """Gradients of `Loss.total`, summed over microbatches one after another."""
+
+  def total(params: Params, part: Batch, rng: jax.Array) -> tuple[jax.Array, Loss]:
+    loss = objective.loss(params, part, rng)
+    return loss.total, loss
+
+  gradient = jax.grad(total, has_aux=True)
+  if microbatches == 1:
+    return gradient(params, batch, rng)
+  # Row b goes to part b mod M: a part then has rows of every device, and nothing moves between them.
+  parts = jax.tree.map(
+    lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), dict(batch)
+  )
+  rngs = jax.random.split(rng, microbatches)
+  first = gradient(params, jax.tree.map(lambda x: x[0], parts), rngs[0])
+
+  def add(carry: tuple[Params, Loss], item: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, carry, gradient(params, *item)), None
+
+  rest = (jax.tree.map(lambda x: x[1:], parts), rngs[1:])
+  return jax.lax.scan(add, first, rest)[0]
+
+
+def _means(loss: Loss) -> dict[str, jax.Array]:
+  means = {name: _divide(mean) for name, mean in loss.metrics.items()}
+  return means | {"loss": _divide(Mean(loss.total, loss.weight))}
+
+
+def _divide(mean: Mean) -> jax.Array:
+  return mean.total / jnp.maximum(mean.weight, 1e-8)
+
+
+def abstract_state(
+  objective: Objective, tx: optax.GradientTransformation, batch: Batch, trainer: Trainer
+) -> tuple[State, State]:
+  """The state's shapes, boxed with logical axis names, and its shardings; nothing is computed."""
+  with trainer.partitioner.active():
+    boxed = jax.eval_shape(lambda: _fresh(objective, tx, batch, trainer.seed))
+  return boxed, trainer.partitioner.shardings(boxed)
+
+
+def _fresh(
+  objective: Objective, tx: optax.GradientTransformation, batch: Batch, seed: int
+) -> State:
+  params = objective.init(jax.random.key(seed), batch)
+  return State(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def _start(
+  objective: Objective,
+  tx: optax.GradientTransformation,
+  batch: Batch,
+  trainer: Trainer,
+  boxed: State,
+  shardings: State,
+  saved: checkpoints.Run,
+) -> State:
+  if saved.latest is not None:
+    return saved.restore(saved.latest, checkpoints.abstract(nn.meta.unbox(boxed), shardings))
+  fresh = trainer.partitioner.jit(
+    lambda: nn.meta.unbox(_fresh(objective, tx, batch, trainer.seed)), out_shardings=shardings
+  )
+  return fresh()
+
+
+class Evaluation:
+  """The mean loss and metrics of parameters over fixed batches, without dropout."""
+
+  def __init__(
+    self,
+    objective: Objective,
+    partitioner: Partitioner,
+    batches: Sequence[Mapping[str, np.ndarray]],
+  ):
+    self.batches = batches
+    self._partitioner = partitioner
+    self._loss = partitioner.jit(lambda params, batch: objective.loss(params, batch, None))
+
+  def __call__(self, params: Params) -> dict[str, float]:
+    """Metric name -> mean over all real examples of the batches."""
+    if not self.batches:
+      return {}
+    losses = []
+    for batch in self.batches:
+      rows = self._partitioner.rows(len(next(iter(batch.values()))))
+      local = {name: feature[rows] for name, feature in batch.items()}
+      losses.append(self._loss(params, self._partitioner.put(local)))
+    total = jax.tree.map(lambda *leaves: np.sum([np.asarray(leaf) for leaf in leaves]), *losses)
+    return {name: float(value) for name, value in _means(total).items()}
+
+
+def _read(
+  step: int, metrics: Mapping[str, jax.Array], batches: Batches, seen: monitor.Monitor
+) -> dict[str, float]:
+  """Fetches a step's metrics; a step is reported once, however often it is read.
+
+  Raises:
+    NotFinite: the loss or the gradient norm is not a number.
+  """
+  values = {name: float(value) for name, value in metrics.items()}
+  for name in ("loss", "grad_norm"):
+    if not math.isfinite(values[name]):
+      examples = ", ".join(list(batches.names(step))[:8])
+      raise NotFinite(
+        f"step {step}: {name} is {values[name]}, on the batch of examples {examples}, ...; earlier "
+        "checkpoints are kept. Lower the learning rate, or look at these examples"
+      )
+  seen.metrics(step, values)
+  return values

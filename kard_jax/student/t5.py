@@ -1,0 +1,336 @@
+"""The student: T5 1.1, an encoder-decoder (paper section 3.1; Raffel et al. 2020; Shazeer 2020).
+
+The encoder reads the question and its passages, the decoder writes the rationale and the answer.
+T5 1.1 differs from the first T5 by gated GELU and by an output head of its own; Flan-T5 has its
+shapes. Parameter names follow T5X.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from kard_jax.core import layers
+
+PAD_ID = 0  # also the first input of the decoder, as in all T5 models
+
+
+class DecodingState(NamedTuple):
+  """What cached decoding keeps between steps.
+
+  Attributes:
+    encoder_mask_BxL: True at real input tokens.
+    memory: for each decoder layer, keys and values of the encoder output: B rows, of L positions,
+      one row for all samples of an input.
+    cache: for each decoder layer, keys and values of the tokens so far: B * S rows, of T positions.
+  """
+
+  encoder_mask_BxL: jax.Array
+  memory: tuple[layers.KeyValues, ...]
+  cache: tuple[layers.KeyValues, ...]
+
+
+class DecoderLayer(nn.Module):
+  """Self-attention, attention to the encoder, feed-forward, each added to its input.
+
+  Attributes: as `Decoder`.
+  """
+
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+
+  def setup(self) -> None:
+    """Makes the parts that training and cached decoding share."""
+    attention = (self.num_heads, self.head_dim, self.dropout_rate, self.dtype)
+    self.pre_self_attention_layer_norm = layers.RMSNorm(dtype=self.dtype)
+    self.self_attention = layers.Attention(*attention)
+    self.pre_cross_attention_layer_norm = layers.RMSNorm(dtype=self.dtype)
+    self.encoder_decoder_attention = layers.Attention(*attention)
+    self.pre_mlp_layer_norm = layers.RMSNorm(dtype=self.dtype)
+    self.mlp = layers.Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype)
+    self.dropout = layers.Dropout(self.dropout_rate)
+
+  def __call__(
+    self,
+    x_BxTxD: Float[Array, "B T D"],
+    bias: Float[Array, "1 H T T"],
+    causal: Bool[Array, "1 1 T T"],
+    encoded_BxLxD: Float[Array, "B L D"],
+    encoder_mask_BxL: Bool[Array, "B L"],
+    deterministic: bool = True,
+  ) -> Float[Array, "B T D"]:
+    """All positions at once (teacher forcing)."""
+    x = nn.with_logical_constraint(x_BxTxD, ("batch", "length", "embed"))
+    y = self.pre_self_attention_layer_norm(x)
+    y = self.self_attention(y, y, bias=bias, mask=causal, deterministic=deterministic)
+    x = x + self.dropout(y, deterministic)
+    memory = self.encoder_decoder_attention.keys_values(encoded_BxLxD)
+    return self._after_self_attention(x, memory, encoder_mask_BxL, deterministic)
+
+  def keys_values(self, encoded_BxLxD: Float[Array, "B L D"]) -> layers.KeyValues:
+    """This layer's view of the encoder output, for `step`."""
+    return self.encoder_decoder_attention.keys_values(encoded_BxLxD)
+
+  def step(
+    self,
+    x_BxSxD: Float[Array, "B S D"],
+    position: Int[Array, ""],
+    bias: Float[Array, "1 H 1 T"],
+    cache: layers.KeyValues,
+    memory: layers.KeyValues,
+    encoder_mask_BxL: Bool[Array, "B L"],
+  ) -> tuple[Float[Array, "B S D"], layers.KeyValues]:
+    """One position of S samples an input; gives back the cache with this position in it.
+
+    The samples of an input stand where a row's positions stand in training: they read the same
+    encoder output, which is therefore held once.
+    """
+    y_NxD = self.pre_self_attention_layer_norm(x_BxSxD).reshape(-1, 1, x_BxSxD.shape[-1])
+    new = self.self_attention.keys_values(y_NxD)
+    write = jax.lax.dynamic_update_slice_in_dim
+    cache = layers.KeyValues(
+      write(cache.keys_BxHxKxL, new.keys_BxHxKxL, position, axis=3),
+      write(cache.values_BxHxLxK, new.values_BxHxLxK, position, axis=2),
+    )
+    past = (jnp.arange(bias.shape[-1]) <= position)[None, None, None, :]
+    y_NxD = self.self_attention.attend(y_NxD, cache, bias=bias, mask=past)
+    x = x_BxSxD + y_NxD.reshape(x_BxSxD.shape)
+    return self._after_self_attention(x, memory, encoder_mask_BxL, deterministic=True), cache
+
+  def _after_self_attention(
+    self, x: jax.Array, memory: layers.KeyValues, encoder_mask_BxL: jax.Array, deterministic: bool
+  ) -> jax.Array:
+    y = self.encoder_decoder_attention.attend(
+      self.pre_cross_attention_layer_norm(x),
+      memory,
+      mask=encoder_mask_BxL[:, None, None, :],
+      deterministic=deterministic,
+    )
+    x = x + self.dropout(y, deterministic)
+    y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+    x = x + self.dropout(y, deterministic)
+    return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+
+
+class Decoder(nn.Module):
+  """A stack of decoder layers over vectors that the caller has looked up.
+
+  Attributes:
+    num_layers: how many.
+    num_heads: H.
+    head_dim: K; H * K need not be D.
+    mlp_dim: F.
+    activations: of the feed-forward layers, see `layers.Mlp`.
+    dropout_rate: everywhere.
+    dtype: of activations.
+    remat: compute a layer's activations again in the backward pass instead of keeping them.
+  """
+
+  num_layers: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+  remat: bool = False
+
+  def setup(self) -> None:
+    """Makes the layers that training and cached decoding share."""
+    layer = nn.remat(DecoderLayer, static_argnums=(6,)) if self.remat else DecoderLayer
+    self.layers = [
+      layer(
+        self.num_heads,
+        self.head_dim,
+        self.mlp_dim,
+        self.activations,
+        self.dropout_rate,
+        self.dtype,
+      )
+      for _ in range(self.num_layers)
+    ]
+    self.relpos_bias = layers.RelativePositionBias(self.num_heads, bidirectional=False)
+    self.decoder_norm = layers.RMSNorm(dtype=self.dtype)
+    self.dropout = layers.Dropout(self.dropout_rate)
+
+  def __call__(
+    self,
+    embedded_BxTxD: Float[Array, "B T D"],
+    encoded_BxLxD: Float[Array, "B L D"],
+    encoder_mask_BxL: Bool[Array, "B L"],
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B T D"]:
+    """All positions at once; each sees those before it. Rows are padded at their end."""
+    positions_T = jnp.arange(embedded_BxTxD.shape[1])
+    bias = self.relpos_bias(positions_T, positions_T)
+    causal = (positions_T[None, :] <= positions_T[:, None])[None, None]
+    x = self.dropout(embedded_BxTxD, deterministic)
+    for layer in self.layers:
+      x = layer(x, bias, causal, encoded_BxLxD, encoder_mask_BxL, deterministic)
+    return self.dropout(self.decoder_norm(x), deterministic)
+
+  def start(
+    self,
+    encoded_BxLxD: Float[Array, "B L D"],
+    encoder_mask_BxL: Bool[Array, "B L"],
+    *,
+    samples: int,
+    max_length: int,
+  ) -> DecodingState:
+    """An empty cache for `samples` texts of up to `max_length` tokens an input."""
+    texts, K = encoded_BxLxD.shape[0] * samples, self.head_dim
+    keys = jnp.zeros((texts, self.num_heads, K, max_length), self.dtype)
+    values = jnp.zeros((texts, self.num_heads, max_length, K), self.dtype)
+    empty = layers.KeyValues(
+      nn.with_logical_constraint(keys, ("batch", "heads", "kv", "length")),
+      nn.with_logical_constraint(values, ("batch", "heads", "length", "kv")),
+    )
+    return DecodingState(
+      encoder_mask_BxL,
+      tuple(layer.keys_values(encoded_BxLxD) for layer in self.layers),
+      (empty,) * self.num_layers,
+    )
+
+  def step(
+    self, embedded_BxSxD: Float[Array, "B S D"], position: Int[Array, ""], state: DecodingState
+  ) -> tuple[Float[Array, "B S D"], DecodingState]:
+    """One position of every sample."""
+    max_length = state.cache[0].values_BxHxLxK.shape[2]
+    bias = self.relpos_bias(position[None], jnp.arange(max_length))
+    x, caches = embedded_BxSxD, []
+    for layer, cache, memory in zip(self.layers, state.cache, state.memory, strict=True):
+      x, cache = layer.step(x, position, bias, cache, memory, state.encoder_mask_BxL)
+      caches.append(cache)
+    return self.decoder_norm(x), state._replace(cache=tuple(caches))
+
+
+class T5(nn.Module):
+  """T5 1.1; the defaults are its `small` size.
+
+  Attributes:
+    vocab_size: V; the first T5 models' is 32,128 (32,100 pieces, padded to shard well).
+    embed_dim: D.
+    num_heads: H.
+    head_dim: K; H * K need not be D.
+    mlp_dim: F.
+    num_encoder_layers: of the encoder.
+    num_decoder_layers: of the decoder.
+    mlp_activations: ("gelu", "linear") in T5 1.1, ("relu",) in the first T5.
+    tied_embeddings: the output head is the embedding table, as in the first T5.
+    dropout_rate: everywhere; 0.1 when fine-tuning.
+    dtype: of activations: "float32" or "bfloat16"; float16 overflows.
+    remat: gradient checkpointing of each layer.
+  """
+
+  vocab_size: int = 32_128
+  embed_dim: int = 512
+  num_heads: int = 6
+  head_dim: int = 64
+  mlp_dim: int = 1024
+  num_encoder_layers: int = 8
+  num_decoder_layers: int = 8
+  mlp_activations: tuple[str, ...] = ("gelu", "linear")
+  tied_embeddings: bool = False
+  dropout_rate: float = 0.1
+  dtype: DTypeLike = jnp.float32
+  remat: bool = False
+
+  def setup(self) -> None:
+    """Makes the table, the two stacks and the head."""
+    stack = (
+      self.num_heads,
+      self.head_dim,
+      self.mlp_dim,
+      tuple(self.mlp_activations),  # gin reads lists as well
+      self.dropout_rate,
+      self.dtype,
+      self.remat,
+    )
+    self.token_embedder = layers.Embedding(self.vocab_size, self.embed_dim, self.dtype)
+    self.encoder = layers.Encoder(self.num_encoder_layers, *stack)
+    self.decoder = Decoder(self.num_decoder_layers, *stack)
+    if not self.tied_embeddings:
+      self.logits_dense = layers.Dense(
+        (self.vocab_size,), ("embed", "vocab"), dtype=self.dtype, output_dtype=jnp.float32
+      )
+
+  def __call__(
+    self,
+    encoder_input_tokens_BxL: Int[Array, "B L"],
+    decoder_input_tokens_BxT: Int[Array, "B T"],
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B T V"]:
+    """Logits of each next token, float32, given the tokens before it (teacher forcing).
+
+    Args:
+      encoder_input_tokens_BxL: padded at the end with 0.
+      decoder_input_tokens_BxT: the target shifted right by one: 0, then all tokens but the last.
+      deterministic: no dropout; otherwise give an rng named "dropout".
+    """
+    encoded_BxLxD = self.encode(encoder_input_tokens_BxL, deterministic=deterministic)
+    return self.decode(
+      encoded_BxLxD,
+      encoder_input_tokens_BxL,
+      decoder_input_tokens_BxT,
+      deterministic=deterministic,
+    )
+
+  def encode(
+    self, encoder_input_tokens_BxL: Int[Array, "B L"], *, deterministic: bool = True
+  ) -> Float[Array, "B L D"]:
+    """The encoder's output; what stands at pad tokens means nothing."""
+    embedded_BxLxD = self.token_embedder(encoder_input_tokens_BxL)
+    mask_BxL = encoder_input_tokens_BxL != PAD_ID
+    return self.encoder(embedded_BxLxD, mask_BxL, deterministic=deterministic)
+
+  def decode(
+    self,
+    encoded_BxLxD: Float[Array, "B L D"],
+    encoder_input_tokens_BxL: Int[Array, "B L"],
+    decoder_input_tokens_BxT: Int[Array, "B T"],
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B T V"]:
+    """Logits of each next token from the encoder's output; see `__call__`."""
+    x_BxTxD = self.decoder(
+      self.token_embedder(decoder_input_tokens_BxT),
+      encoded_BxLxD,
+      encoder_input_tokens_BxL != PAD_ID,
+      deterministic=deterministic,
+    )
+    return self._logits(x_BxTxD)
+
+  def start(
+    self, input_tokens_BxL: Int[Array, "B L"], *, samples: int, max_length: int
+  ) -> tuple[Int[Array, "B S"], DecodingState]:
+    """Runs the encoder, once for all samples (see `core.decode.Network`)."""
+    encoded_BxLxD = self.encode(input_tokens_BxL)
+    state = self.decoder.start(
+      encoded_BxLxD, input_tokens_BxL != PAD_ID, samples=samples, max_length=max_length
+    )
+    return jnp.full((input_tokens_BxL.shape[0], samples), PAD_ID, jnp.int32), state
+
+  def step(
+    self, tokens_BxS: Int[Array, "B S"], position: Int[Array, ""], state: DecodingState
+  ) -> tuple[Float[Array, "B S V"], DecodingState]:
+    """Logits after one more token of each sample (see `core.decode.Network`)."""
+    x_BxSxD, state = self.decoder.step(self.token_embedder(tokens_BxS), position, state)
+    return self._logits(x_BxSxD), state
+
+  def _logits(self, x_BxTxD: jax.Array) -> jax.Array:
+    if self.tied_embeddings:
+      logits = self.token_embedder.attend(x_BxTxD * self.embed_dim**-0.5)
+    else:
+      logits = self.logits_dense(x_BxTxD)
+    return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))

@@ -1,0 +1,207 @@
+"""Answers a split's questions with one method: retrieve, rerank, generate, vote (paper section 3.3).
+
+The method is the gin file's name: `8_answer_kard_bm25.gin` writes `predictions/kard_bm25.jsonl`.
+
+Example:
+  python launch/answer.py --gin_file=gin_configs/recipes/quickstart/8_answer_kard_bm25.gin
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # run the module gin can import, with the project's root on the path
+  import pathlib
+  import sys
+
+  sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+  from kard_jax.core import config
+
+  sys.exit(config.launch("answer", __doc__ or ""))
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kard_jax import answer as answer_lib
+from kard_jax import questions as questions_lib
+from kard_jax import scorecard
+from kard_jax.answer import Generate, Rerank, Retrieve, Scored
+from kard_jax.core import checkpoints, decode, files
+from kard_jax.core.files import InputError
+from kard_jax.core.partitioning import Partitioner
+from kard_jax.core.provenance import Stage
+from kard_jax.questions import Question
+from kard_jax.reranker import score as reranker_score
+from kard_jax.retrieval import bm25 as bm25_lib
+from kard_jax.retrieval import index as index_lib
+from kard_jax.retrieval import passages as passages_lib
+from tasks import registry, vocabularies
+
+
+def answer(
+  stage: Stage,
+  *,
+  dataset: registry.Dataset,
+  split: str,
+  student: Student,
+  retrieve: Callable[[Stage, registry.Dataset], Retrieve] | None = None,
+  rerank: Callable[[Stage, registry.Dataset], Rerank] | None = None,
+  candidates: int = 100,
+  passages: int = 1,
+  samples: int = 5,
+) -> None:
+  """Writes `predictions/<method>.jsonl`.
+
+  Args:
+    stage: the work directory and the record.
+    dataset: whose questions, prompts and vocabulary.
+    split: which questions.
+    student: writes rationales and answers.
+    retrieve: `bm25` or `silver`, given the stage and the dataset; None answers without knowledge.
+    rerank: `neural`; None keeps the retriever's order.
+    candidates: passages that the reranker sees (the paper's kappa*).
+    passages: passages in the prompt (the paper's k*).
+    samples: rationales that are drawn; their answers vote.
+  """
+  dataset.locate(stage.workdir)
+  stage.reads(_relative(dataset.vocabulary_file, stage))
+  questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
+  method = stage.name.removeprefix("answer_")
+  rows = list(
+    answer_lib.answer(
+      questions,
+      prompts=dataset.prompts,
+      retrieve=retrieve(stage, dataset) if retrieve else None,
+      rerank=rerank(stage, dataset) if rerank else None,
+      generate=student(stage, dataset),
+      candidates=candidates,
+      passages=passages,
+      samples=samples,
+      batch=student.batch_size,
+    )
+  )
+  files.write_jsonl(stage.writes(f"predictions/{method}.jsonl"), rows)
+  right = sum(row["answer"] == row["label"] for row in rows)
+  unparsed = sum(row["answer"] is None for row in rows)
+  print(
+    f"{method}: {right:,} of {len(rows):,} right ({right / len(rows):.1%}), {unparsed:,} unparsed",
+    flush=True,
+  )
+
+
+def bm25(stage: Stage, dataset: registry.Dataset) -> Retrieve:
+  """Retrieves by BM25 with the question as query."""
+  stored = passages_lib.Passages(stage.reads("knowledge/passages"))
+  index = index_lib.open(stage.reads("knowledge/bm25"), verify=True)
+  index_lib.check_corpus(index, stored)
+
+  def retrieve(questions: Sequence[Question], k: int) -> list[list[Scored]]:
+    hits = bm25_lib.top_k(index, [dataset.prompts.question_query(q) for q in questions], k)
+    found = []
+    for ids, scores in zip(hits.ids_BxK, hits.scores_BxK, strict=True):
+      some = ids[ids >= 0].tolist()
+      found.append(list(map(Scored, stored.many(some), scores[: len(some)].tolist())))
+    return found
+
+  return retrieve
+
+
+def silver(stage: Stage, dataset: registry.Dataset) -> Retrieve:
+  """Looks up what BM25 found by a question's first kept rationale: the oracle.
+
+  A question without a kept rationale gets no passage.
+  """
+  del dataset
+  stored = passages_lib.Passages(stage.reads("knowledge/passages"))
+  first: dict[str, list[dict]] = {}
+  for row in scorecard.read_silver(stage.reads("silver.jsonl")):
+    first.setdefault(row["question_id"], row["passages"])
+
+  def retrieve(questions: Sequence[Question], k: int) -> list[list[Scored]]:
+    lists = [first.get(q.id, [])[:k] for q in questions]
+    return [[Scored(stored[stored.position(p["id"])], p["score"]) for p in row] for row in lists]
+
+  return retrieve
+
+
+def neural(
+  stage: Stage,
+  dataset: registry.Dataset,
+  *,
+  network: nn.Module,
+  folder: str,
+  partitioner: Partitioner,
+  query_length: int,
+  passage_length: int,
+  checkpoint: str = "best",
+) -> Rerank:
+  """Reranks by a trained network; the arguments after the dataset are gin's.
+
+  Args:
+    stage: the work directory and the record.
+    dataset: whose prompts and vocabulary.
+    network: as it was trained.
+    folder: of its checkpoints, below the work directory.
+    partitioner: mesh and rules.
+    query_length: tokens of a question that are read.
+    passage_length: tokens of a passage that are read.
+    checkpoint: "best" or "latest".
+  """
+  query_1xL = np.zeros((1, query_length), np.int32)
+  passage_1x1xM = np.zeros((1, 1, passage_length), np.int32)
+  params = _restore(
+    stage.reads(folder), network, partitioner, checkpoint, query_1xL, passage_1x1xM
+  )
+  known: dict[str, np.ndarray] = {}  # candidates recur from question to question
+
+  def tokens(texts: Sequence[str], length: int) -> list[np.ndarray]:
+    return [
+      np.asarray(row[:length], np.int32) for row in vocabularies.encode(dataset.vocabulary, texts)
+    ]
+
+  def rerank(
+    questions: Sequence[Question], lists: Sequence[Sequence[Scored]]
+  ) -> list[list[Scored]]:
+    new = {s.passage.id: s.passage for row in lists for s in row if s.passage.id not in known}
+    texts = [dataset.prompts.passage_text(passage) for passage in new.values()]
+    known.update(zip(new, tokens(texts, passage_length), strict=True))
+    queries = tokens([dataset.prompts.reranker_query(q) for q in questions], query_length)
+    scores = reranker_score.rerank_scores(
+      network, params, queries, [[known[s.passage.id] for s in row] for row in lists]
+    )
+    ranked = []
+    for row, row_scores in zip(lists, scores, strict=True):
+      order = np.argsort(-row_scores, kind="stable")
+      ranked.append([Scored(row[place].passage, float(row_scores[place])) for place in order])
+    return ranked
+
+  return rerank
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A trained student, and how it writes.
+
+  Attributes:
+    network: as it was trained.
+    folder: of its checkpoints, below the work directory.
+    partitioner: mesh and rules.
+    sampler: how tokens are drawn.
+    seed: of what is drawn.
+    batch_size: questions decoded together.
+    input_length: tokens of a prompt that are read; the rest is cut.
+    target_length: tokens that are written at most.
+    checkpoint: "best" or "latest".
+  """
+
+  network: nn.Module
+  folder: str
+  partitioner: Partitioner
+  sampler: decode.Sampler
+  seed: int = 0
+  batch_size: int = 64
+  input_length: int = 512
+  target_length: int = 256
+  checkpoint: str = "best"

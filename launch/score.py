@@ -1,0 +1,77 @@
+"""Makes the score card of a work directory: every method on the same questions.
+
+Example:
+  python launch/score.py --gin_file=gin_configs/recipes/quickstart/9_score.gin
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # run the module gin can import, with the project's root on the path
+  import pathlib
+  import sys
+
+  sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+  from kard_jax.core import config
+
+  sys.exit(config.launch("score", __doc__ or ""))
+
+from collections.abc import Sequence
+
+from kard_jax import answer as answer_lib
+from kard_jax import questions as questions_lib
+from kard_jax import report, scorecard
+from kard_jax.core import files
+from kard_jax.core.files import InputError
+from kard_jax.core.provenance import Stage
+from kard_jax.retrieval import passages as passages_lib
+
+
+def score(
+  stage: Stage,
+  *,
+  title: str,
+  split: str,
+  methods: Sequence[str],
+  rationale_split: str | None = None,
+  seed: int | None = None,
+) -> None:
+  """Writes `scorecard/scorecard.json` and `scorecard/report.html`, and prints the table.
+
+  Args:
+    stage: the work directory and the record.
+    title: what was run.
+    split: the questions that were answered.
+    methods: names of `predictions/<method>.jsonl`, in the order of the table.
+    rationale_split: the split whose rationales' hit@k is given, where it is another one.
+    seed: noted in the score card.
+  """
+  questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
+  predictions, absent = {}, []
+  for method in methods:
+    if (stage.workdir / f"predictions/{method}.jsonl").exists():
+      path = stage.reads(f"predictions/{method}.jsonl")
+      predictions[method] = answer_lib.read(path, questions)
+    else:
+      absent.append(method)
+  if not predictions:
+    raise InputError(f"{stage.workdir / 'predictions'}: no predictions of {', '.join(methods)}")
+  if absent:
+    print(f"not run, so not in the table: {', '.join(absent)}", flush=True)
+  silver_questions = questions
+  if rationale_split:
+    silver_questions = questions_lib.read(stage.reads(f"questions/{rationale_split}.jsonl"))
+  card = scorecard.make(
+    questions,
+    predictions,
+    silver=scorecard.read_silver(stage.reads("silver.jsonl")),
+    silver_questions=silver_questions,
+    title=title,
+    seed=seed,
+    inputs=stage.input_hashes(),
+  )
+  passages = passages_lib.Passages(stage.reads("knowledge/passages"))
+  folder = stage.writes("scorecard")
+  files.write_json(folder / "scorecard.json", card)
+  report.write(
+    folder / "report.html", card, questions, predictions, lambda id: passages[passages.position(id)]
+  )

@@ -1,0 +1,69 @@
+"""Trains a student or a reranker (paper sections 3.1 to 3.3); goes on where a killed run stopped.
+
+Examples:
+  python launch/train.py --gin_file=gin_configs/recipes/quickstart/6_student_kard.gin
+  python launch/train.py --gin_file=gin_configs/recipes/quickstart/6_student_kard.gin \\
+    --gin_file=gin_configs/hardware/cpu_8_devices.gin --gin.WORKDIR="'runs/sharded'"
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # run the module gin can import, with the project's root on the path
+  import pathlib
+  import sys
+
+  sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+  from kard_jax.core import config
+
+  sys.exit(config.launch("train", __doc__ or ""))
+
+from collections.abc import Mapping
+
+from kard_jax.core import train as loop
+from kard_jax.core.objective import Objective
+from kard_jax.core.provenance import Stage
+from tasks import batches, registry
+
+
+def train(
+  stage: Stage,
+  *,
+  dataset: registry.Dataset,
+  task: str,
+  folder: str,
+  objective: Objective,
+  trainer: loop.Trainer,
+  lengths: Mapping[str, int],
+  batch_size: int,
+  seed: int,
+  draw: tuple[int, int] | None = None,
+) -> None:
+  """Trains an objective on a task of a dataset; writes checkpoints and metrics to `folder`.
+
+  Args:
+    stage: the work directory and the record.
+    dataset: whose task.
+    task: "ft", "kaft", "rd", "kard" or "rerank".
+    folder: below the work directory.
+    objective: the network and its loss.
+    trainer: how the run goes.
+    lengths: tokens kept of each feature; what is longer is cut at the end.
+    batch_size: examples a step, over all devices.
+    seed: of the order of examples and of the lists drawn.
+    draw: for "rerank", how many passages of each side a list has: by rationale, by question.
+  """
+  dataset.locate(stage.workdir)
+  for path in dataset.task_inputs(task):
+    stage.reads(path)
+  output = stage.keeps(folder)
+  settings = {"lengths": lengths, "batch_size": batch_size, "seed": seed, "draw": draw}
+  training = batches.Batches(dataset.task(task), "train", **settings)
+  validation = batches.Batches(dataset.task(task), "validation", **settings)
+  print(
+    f"{training.examples:>7,} training and {validation.examples:,} validation examples, "
+    f"{trainer.steps / training.steps_per_epoch:.1f} epochs; cut to length: {training.trimmed:,}",
+    flush=True,
+  )
+  run = loop.train(objective, training, output, trainer=trainer, validation=validation.epoch())
+  shown = "  ".join(f"{name} {value:.4f}" for name, value in sorted(run.metrics.items()))
+  print(f"{stage.name}: {shown}", flush=True)

@@ -1,0 +1,196 @@
+"""A task's examples in memory, tokenised once, and how rows of a batch are made of them.
+
+What the arrays hold is SeqIO's: `StudentExamples` equals `seqio.EncDecFeatureConverter`, and
+`ListExamples` equals `features.RerankFeatureConverter`, value for value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from kard_jax.core.files import InputError
+from tasks import features, tensorflow_setup, vocabularies
+from tasks.ragged import Ragged
+from tasks.sources import RerankSource
+
+_AT_ONCE = 1024  # examples taken from TensorFlow at a time; one by one costs four times as much
+
+
+class Pick(NamedTuple):
+  """A row of a batch."""
+
+  example: int  # -1: a row that counts nothing
+  chosen: np.ndarray | None = None  # of a list: places of the candidates that were drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentExamples:
+  """Examples of `_ft`, `_kaft`, `_rd`, `_kard`, or of any SeqIO task with inputs and targets.
+
+  Attributes:
+    ids: of the examples; with the task's name before them in a mixture.
+    inputs: tokens, each ending in EOS.
+    targets: likewise.
+    sizes: how many examples each task has.
+    end: EOS, or None where inputs have none.
+  """
+
+  ids: list[str]
+  inputs: Ragged
+  targets: Ragged
+  sizes: tuple[int, ...]
+  end: int | None
+
+  @classmethod
+  def load(cls, tasks: Sequence[seqio.Task], split: str) -> StudentExamples:
+    """Runs the tasks' pipelines once, in order, without trimming."""
+    tensorflow_setup.leave_accelerators_alone()
+    parts = [_tokenised(task, split) for task in tasks]
+    feature = tasks[0].output_features["inputs"]
+    return cls(
+      _qualified([ids for ids, _, _ in parts], tasks),
+      Ragged.join([inputs for _, inputs, _ in parts]),
+      Ragged.join([targets for _, _, targets in parts]),
+      sizes=tuple(len(ids) for ids, _, _ in parts),
+      end=feature.vocabulary.eos_id if feature.add_eos else None,
+    )
+
+  def batch(self, picks: Sequence[Pick], lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The features of some rows, at the given lengths."""
+    rows = np.array([pick.example for pick in picks])
+    targets = self.targets.padded(rows, lengths["targets"])
+    return {
+      "encoder_input_tokens": self.inputs.padded(rows, lengths["inputs"], end=self.end),
+      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+      "decoder_target_tokens": targets,
+      "decoder_loss_weights": (targets != vocabularies.PAD).astype(np.int32),
+    }
+
+  def trimmed(self, lengths: Mapping[str, int]) -> dict[str, int]:
+    """How many inputs and targets are longer than the lengths."""
+    return {
+      "inputs": int(np.sum(self.inputs.lengths > lengths["inputs"])),
+      "targets": int(np.sum(self.targets.lengths > lengths["targets"])),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ListExamples:
+  """Examples of `_rerank`. A passage's tokens are kept once, however many lists it is in.
+
+  Attributes:
+    ids: of the examples; with the task's name before them in a mixture.
+    queries: tokens.
+    members: of each list, its candidates as rows of `passages`, best first.
+    scores: of the same, float32.
+    from_rationale: of the same, bool.
+    passages: tokens.
+    sizes: how many examples each task has.
+    end: EOS.
+  """
+
+  ids: list[str]
+  queries: Ragged
+  members: Ragged
+  scores: Ragged
+  from_rationale: Ragged
+  passages: Ragged
+  sizes: tuple[int, ...]
+  end: int
+
+  @classmethod
+  def load(cls, tasks: Sequence[seqio.Task], split: str) -> ListExamples:
+    """Reads the tasks' sources and tokenises with their vocabulary."""
+    vocabulary = tasks[0].output_features["query"].vocabulary
+    queries, passages, members, lists = [], [], [], []
+    known = 0  # passages of the tasks before
+    for task in tasks:
+      source = task.source
+      if not isinstance(source, RerankSource):
+        raise InputError(f"{task.name}: a task with lists is made by tasks.registry.register")
+      records = source.records(split)
+      positions = Ragged.of([record.candidates.positions for record in records])
+      used, places = np.unique(positions.values, return_inverse=True)
+      queries.append(vocabularies.tokens(vocabulary, source.queries(records)))
+      passages.append(vocabularies.tokens(vocabulary, source.passage_texts(used.tolist())))
+      members.append(Ragged((places + known).astype(np.int32), positions.offsets))
+      lists.append(records)
+      known += len(used)
+    every = [record.candidates for records in lists for record in records]
+    return cls(
+      _qualified([[record.id for record in records] for records in lists], tasks),
+      Ragged.join(queries),
+      Ragged.join(members),
+      Ragged.of([candidates.scores for candidates in every], np.float32),
+      Ragged.of([candidates.from_rationale for candidates in every], bool),
+      Ragged.join(passages),
+      sizes=tuple(map(len, lists)),
+      end=vocabulary.eos_id,
+    )
+
+  def batch(
+    self, picks: Sequence[Pick], lengths: Mapping[str, int], candidates: int
+  ) -> dict[str, np.ndarray]:
+    """The features of some rows, at the given lengths, with C candidates in each list."""
+    rows = np.array([pick.example for pick in picks])
+    members = np.full((len(picks), candidates), -1)
+    scores = np.zeros((len(picks), candidates), np.float32)
+    for place, (row, chosen) in enumerate(picks):
+      if row >= 0 and chosen is not None:
+        members[place, : len(chosen)] = self.members[row][chosen]
+        scores[place, : len(chosen)] = self.scores[row][chosen]
+    return {
+      "query_tokens": self.queries.padded(rows, lengths["query"], end=self.end),
+      "passage_tokens": self.passages.padded(members, lengths["passages"], end=self.end),
+      "passage_scores": scores,
+      "passage_mask": (members >= 0).astype(np.int32),
+    }
+
+  def trimmed(self, lengths: Mapping[str, int]) -> dict[str, int]:
+    """How many queries, and how many different passages, are longer than the lengths."""
+    return {
+      "query": int(np.sum(self.queries.lengths > lengths["query"])),
+      "passages": int(np.sum(self.passages.lengths > lengths["passages"])),
+    }
+
+
+def _tokenised(task: seqio.Task, split: str) -> tuple[list[str], Ragged, Ragged]:
+  """Ids, inputs and targets of a task, untrimmed."""
+  dataset = task.get_dataset(
+    None, split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
+  )
+  names = [*features.STUDENT, *(["id"] if "id" in dataset.element_spec else [])]
+  dataset = dataset.map(lambda example: {name: example[name] for name in names})
+  ids: list[str] = []
+  inputs, targets = [Ragged.of([])], [Ragged.of([])]
+  for block in dataset.ragged_batch(_AT_ONCE):
+    inputs.append(_ragged(block["inputs"]))
+    targets.append(_ragged(block["targets"]))
+    if "id" in block:
+      ids += [id.decode() for id in block["id"].numpy().tolist()]
+    else:  # a task from elsewhere
+      ids += [f"{split}/{number}" for number in range(len(ids), len(ids) + len(inputs[-1]))]
+  return ids, Ragged.join(inputs), Ragged.join(targets)
+
+
+def _qualified(ids: Sequence[Sequence[str]], tasks: Sequence[seqio.Task]) -> list[str]:
+  """All ids; with their task's name before them where there are several."""
+  return [
+    f"{task.name}:{id}" if len(tasks) > 1 else id
+    for task, some in zip(tasks, ids, strict=True)
+    for id in some
+  ]
+
+
+def _ragged(sequences: tf.Tensor | tf.RaggedTensor) -> Ragged:
+  if not isinstance(sequences, tf.RaggedTensor):
+    sequences = tf.RaggedTensor.from_tensor(sequences)
+  return Ragged.of_lengths(
+    sequences.flat_values.numpy().astype(np.int32), sequences.row_lengths().numpy()
+  )

@@ -1,0 +1,38 @@
+"""Strict ground for all tests: eight CPU devices, checked shapes, no network, no stray state."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+# Shapes and types of public array functions are checked at every call the tests make.
+_HOOK = install_import_hook(["kard_jax"], "beartype.beartype")
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> pathlib.Path:
+  """The folder of real data beside a checkout; absent on a user's machine."""
+  if not SHARED.is_dir():
+    pytest.skip("../shared/data is not here")
+  return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin():
+  """Gin's configuration is global: no test may leave some behind."""
+  yield
+  import gin
+
+  gin.clear_config()

@@ -1,0 +1,108 @@
+"""The training loop: resumed = uninterrupted, sharded = unsharded, NaN is named."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from kard_jax.core import train as train_lib
+from kard_jax.core.files import InputError
+from tests.core.toy import Batches, Network, Regression, trainer
+
+
+def train(folder, batches=None, dropout=0.5, **settings):
+  return train_lib.train(
+    Regression(Network(dropout)),
+    batches or Batches(),
+    folder,
+    trainer=trainer(**settings),
+    validation=[Batches()(1000), Batches()(1001)],
+  )
+
+
+def leaves(state):
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def losses(folder):
+  rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  return np.array([row["train/loss"] for row in rows if "train/loss" in row])
+
+
+class Killed(Exception):
+  pass
+
+
+class Dying(Batches):
+  """Batches of a run that is killed when it asks for step 13."""
+
+  def __call__(self, step, rows=None):
+    if step == 13:
+      raise Killed
+    return super().__call__(step, rows)
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+  whole = train(tmp_path / "whole")
+  with pytest.raises(Killed):
+    train(tmp_path / "killed", Dying())
+  assert not (tmp_path / "killed" / "20").exists()
+  resumed = train(tmp_path / "killed")
+  for one, other in zip(leaves(whole.state), leaves(resumed.state), strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert whole.metrics == resumed.metrics
+  np.testing.assert_array_equal(losses(tmp_path / "whole"), losses(tmp_path / "killed"))
+
+
+def test_dropout_draws_anew_each_step(tmp_path):
+  # Otherwise the test above would hold for a trainer that ignores its rng.
+  plain, noisy = train(tmp_path / "plain", dropout=0.0), train(tmp_path / "noisy")
+  assert not np.allclose(leaves(plain.state.params)[0], leaves(noisy.state.params)[0])
+
+
+def test_eight_devices_equal_one(tmp_path):
+  train(tmp_path / "one", dropout=0.0)
+  run = train(tmp_path / "eight", dropout=0.0, data=4, model=2)
+  kernel = run.state.params["Dense_0"]["kernel"]
+  assert kernel.addressable_shards[0].data.shape == (8, 8)  # 16 columns over 2
+  assert run.state.opt_state[1][0].mu["Dense_0"]["kernel"].sharding == kernel.sharding
+  np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+def test_microbatches_change_nothing_but_memory(tmp_path):
+  # Weights differ from row to row, so a mean of the parts' means would be wrong.
+  train(tmp_path / "one", dropout=0.0)
+  train(tmp_path / "four", dropout=0.0, microbatches=4, data=2, model=2)
+  np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+def test_loss_falls(tmp_path):
+  run = train(tmp_path, dropout=0.0, steps=300, save_every=300, evaluate_every=300)
+  assert run.metrics["mse"] < 0.2 * losses(tmp_path)[0]
+
+
+def test_nan_stops_with_step_and_examples_and_keeps_checkpoints(tmp_path):
+  with pytest.raises(InputError, match=r"step 7: loss is nan.*example-7-0"):
+    train(tmp_path, Batches(poison=7))
+  assert (tmp_path / "5").is_dir()
+  assert not (tmp_path / "10").exists()
+
+
+def test_best_and_latest_are_kept(tmp_path):
+  train(tmp_path, steps=40, save_every=5, evaluate_every=5)
+  kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  scores = {row["step"]: row["validation/loss"] for row in rows if "validation/loss" in row}
+  assert kept == {40, min(scores, key=scores.get)}
+
+
+@pytest.mark.parametrize("settings", [{"data": 8, "model": 1, "microbatches": 3}])
+def test_batch_that_does_not_fit_is_an_input_error(tmp_path, settings):
+  with pytest.raises(InputError, match="BATCH_SIZE = 16"):
+    train(tmp_path, **settings)
+
+
+def test_mesh_that_does_not_fit_is_an_input_error(tmp_path):
+  with pytest.raises(InputError, match="needs 9 devices, here are 8"):
+    train(tmp_path, data=9)
