@@ -1,4 +1,4 @@
-"""Answers a split's questions with one method: retrieve, rerank, generate, vote (paper section 3.3).
+"""Answers questions with one method: retrieve, rerank, generate, vote (paper section 3.3).
 
 The method is the gin file's name: `8_answer_kard_bm25.gin` writes `predictions/kard_bm25.jsonl`.
 
@@ -23,13 +23,14 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import numpy as np
+from etils import epath
 
 from kard_jax import answer as answer_lib
 from kard_jax import questions as questions_lib
 from kard_jax import scorecard
 from kard_jax.answer import Generate, Rerank, Retrieve, Scored
 from kard_jax.core import checkpoints, decode, files
-from kard_jax.core.files import InputError
+from kard_jax.core.objective import Params
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.provenance import Stage
 from kard_jax.questions import Question
@@ -79,7 +80,7 @@ def answer(
       candidates=candidates,
       passages=passages,
       samples=samples,
-      batch=student.batch_size,
+      batch=512,  # questions retrieved and reranked at a time
     )
   )
   files.write_jsonl(stage.writes(f"predictions/{method}.jsonl"), rows)
@@ -151,15 +152,12 @@ def neural(
   """
   query_1xL = np.zeros((1, query_length), np.int32)
   passage_1x1xM = np.zeros((1, 1, passage_length), np.int32)
-  params = _restore(
-    stage.reads(folder), network, partitioner, checkpoint, query_1xL, passage_1x1xM
-  )
+  params = _restore(stage.reads(folder), network, partitioner, checkpoint, query_1xL, passage_1x1xM)
   known: dict[str, np.ndarray] = {}  # candidates recur from question to question
 
   def tokens(texts: Sequence[str], length: int) -> list[np.ndarray]:
-    return [
-      np.asarray(row[:length], np.int32) for row in vocabularies.encode(dataset.vocabulary, texts)
-    ]
+    rows = vocabularies.encode(dataset.vocabulary, texts, length)
+    return [row[row != dataset.vocabulary.pad_id] for row in rows]
 
   def rerank(
     questions: Sequence[Question], lists: Sequence[Sequence[Scored]]
@@ -205,3 +203,73 @@ class Student:
   input_length: int = 512
   target_length: int = 256
   checkpoint: str = "best"
+
+  def __call__(self, stage: Stage, dataset: registry.Dataset) -> Generate:
+    """Restores the parameters and returns what writes texts for prompts.
+
+    Raises:
+      InputError: no checkpoint, or one of another network.
+    """
+    inputs_1xL = np.zeros((1, self.input_length), np.int32)
+    targets_1xT = np.zeros((1, self.target_length), np.int32)
+    params = _restore(
+      stage.reads(self.folder),
+      self.network,
+      self.partitioner,
+      self.checkpoint,
+      inputs_1xL,
+      targets_1xT,
+    )
+    rng = jax.random.key(self.seed)
+    written = 0  # prompts so far: a prompt's place decides its draws, not its batch
+
+    def generate(prompts: Sequence[str], samples: int) -> list[list[str]]:
+      nonlocal written
+      texts: list[list[str]] = []
+      encoded_NxL = vocabularies.encode(dataset.vocabulary, prompts, self.input_length)
+      for start in range(0, len(prompts), self.batch_size):
+        some_BxL = encoded_NxL[start : start + self.batch_size]
+        padded_BxL = np.pad(some_BxL, ((0, self.batch_size - len(some_BxL)), (0, 0)))
+        rows = self.partitioner.rows(self.batch_size)
+        ids_B = np.arange(written + start, written + start + self.batch_size, dtype=np.int32)
+        batch = self.partitioner.put({"tokens": padded_BxL[rows], "ids": ids_B[rows]})
+        with self.partitioner.active():
+          decoded = decode.decode(
+            self.network,
+            params,
+            batch["tokens"],
+            sampler=self.sampler,
+            max_length=self.target_length,
+            samples=samples,
+            rng=rng,
+            row_ids_B=batch["ids"],
+          )
+        tokens_NxT = np.asarray(decoded.tokens_BxSxT)[: len(some_BxL)].reshape(
+          -1, self.target_length
+        )
+        flat = vocabularies.decode(dataset.vocabulary, tokens_NxT.tolist())
+        texts += [flat[at : at + samples] for at in range(0, len(flat), samples)]
+      written += len(prompts)
+      return texts
+
+    return generate
+
+
+def _restore(
+  folder: epath.Path,
+  network: nn.Module,
+  partitioner: Partitioner,
+  checkpoint: str,
+  *inputs: np.ndarray,
+) -> Params:
+  """The parameters of a trained network, in the shardings of the mesh."""
+  with partitioner.active():
+    boxed = jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs)["params"])
+  shardings = partitioner.shardings(boxed)
+  wanted = checkpoints.abstract(nn.meta.unbox(boxed), shardings)
+  return checkpoints.restore_params(folder, wanted, which=checkpoint)
+
+
+def _relative(path: epath.Path, stage: Stage) -> str:
+  """A path as the record names it: below the work directory where it is there."""
+  return str(path.relative_to(stage.workdir) if path.is_relative_to(stage.workdir) else path)

@@ -47,7 +47,7 @@ def ground(
   questions = read_all(stage)
   path = stage.reads("rationales.jsonl")
   rationales = teacher_lib.read_rationales(path, questions)
-  stored = passages_lib.Passages(stage.reads("knowledge/passages"))
+  stored = passages_lib.Passages(stage.reads("knowledge/passages"), verify=True)
   index = index_lib.open(stage.reads("knowledge/bm25"), verify=True)
   with (
     stage.writes("silver.jsonl").open("w") as silver_file,

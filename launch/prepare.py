@@ -70,6 +70,7 @@ def _texts(dataset: registry.Dataset, train: Sequence[Question]) -> Iterator[str
   for question, passage in zip(train, itertools.cycle(passages), strict=False):
     yield dataset.prompts.student_input(question, (passage,))
     yield dataset.prompts.student_target(question, None)
+    yield dataset.prompts.reranker_query(question)
   for passage in passages:
     yield dataset.prompts.passage_text(passage)
 

@@ -33,6 +33,7 @@ def score(
   split: str,
   methods: Sequence[str],
   rationale_split: str | None = None,
+  silver: int = 10,
   seed: int | None = None,
 ) -> None:
   """Writes `scorecard/scorecard.json` and `scorecard/report.html`, and prints the table.
@@ -43,6 +44,7 @@ def score(
     split: the questions that were answered.
     methods: names of `predictions/<method>.jsonl`, in the order of the table.
     rationale_split: the split whose rationales' hit@k is given, where it is another one.
+    silver: how many passages a row of silver.jsonl may hold (the ground stage's).
     seed: noted in the score card.
   """
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
@@ -65,6 +67,7 @@ def score(
     predictions,
     silver=scorecard.read_silver(stage.reads("silver.jsonl")),
     silver_questions=silver_questions,
+    silver_depth=silver,
     title=title,
     seed=seed,
     inputs=stage.input_hashes(),

@@ -17,9 +17,14 @@ if __name__ == "__main__":  # run the module gin can import, with the project's 
 
   sys.exit(config.launch("train", __doc__ or ""))
 
+import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+import seqio
+
 from kard_jax.core import train as loop
+from kard_jax.core.files import InputError
 from kard_jax.core.objective import Objective
 from kard_jax.core.provenance import Stage
 from tasks import batches, registry
@@ -37,6 +42,7 @@ def train(
   batch_size: int,
   seed: int,
   draw: tuple[int, int] | None = None,
+  keep_best: bool = False,
 ) -> None:
   """Trains an objective on a task of a dataset; writes checkpoints and metrics to `folder`.
 
@@ -51,19 +57,38 @@ def train(
     batch_size: examples a step, over all devices.
     seed: of the order of examples and of the lists drawn.
     draw: for "rerank", how many passages of each side a list has: by rationale, by question.
+    keep_best: for "rerank", whether a list always holds the rationale's first passage.
+
+  Raises:
+    InputError: a file is missing or wrong, or the network's vocabulary is too small.
   """
   dataset.locate(stage.workdir)
   for path in dataset.task_inputs(task):
     stage.reads(path)
   output = stage.keeps(folder)
-  settings = {"lengths": lengths, "batch_size": batch_size, "seed": seed, "draw": draw}
-  training = batches.Batches(dataset.task(task), "train", **settings)
-  validation = batches.Batches(dataset.task(task), "validation", **settings)
+  name = dataset.task(task)
+  training = batches.Batches(
+    name, "train", lengths=lengths, batch_size=batch_size, seed=seed, draw=draw, keep_best=keep_best
+  )
+  _check_vocabulary(objective, training.vocab_size)
   print(
-    f"{training.examples:>7,} training and {validation.examples:,} validation examples, "
-    f"{trainer.steps / training.steps_per_epoch:.1f} epochs; cut to length: {training.trimmed:,}",
+    f"{training.examples:>7,} training examples, {trainer.steps / training.steps_per_epoch:.1f} "
+    f"epochs; inputs or targets cut to length: {training.trimmed:,}",
     flush=True,
   )
-  run = loop.train(objective, training, output, trainer=trainer, validation=validation.epoch())
+  validation: list[Mapping[str, np.ndarray]] = []
+  if "validation" in seqio.get_mixture_or_task(name).splits and batches.has_examples(
+    name, "validation"
+  ):
+    held_out = dataclasses.replace(training, split="validation")
+    validation = list(held_out.epoch())
+    print(f"{held_out.examples:>7,} validation examples", flush=True)
+  run = loop.train(objective, training, output, trainer=trainer, validation=validation)
   shown = "  ".join(f"{name} {value:.4f}" for name, value in sorted(run.metrics.items()))
   print(f"{stage.name}: {shown}", flush=True)
+
+
+def _check_vocabulary(objective: Objective, pieces: int) -> None:
+  size = getattr(getattr(objective, "network", None), "vocab_size", pieces)
+  if size < pieces:
+    raise InputError(f"VOCAB_SIZE = {size}: the vocabulary has {pieces} pieces; set it to as many")

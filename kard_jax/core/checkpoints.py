@@ -92,18 +92,19 @@ def restore_params(
   Args:
     folder: where `train` kept its checkpoints.
     abstract_params: `jax.ShapeDtypeStruct` tree with shardings.
-    which: "best" by `metric` on validation questions (the latest where none was evaluated), or "latest".
+    which: "best" by `metric` on validation examples (the latest where none was evaluated), or
+      "latest".
     metric: the metric that "best" means; lower is better.
 
   Raises:
     InputError: no checkpoint is there, or it holds other parameters.
   """
-  folder = epath.Path(folder).resolve()
+  path = epath.Path(folder).resolve()
   if which not in ("best", "latest"):
     raise InputError(f"CHECKPOINT = {which!r}: choose 'best' or 'latest'")
-  if not folder.exists():
+  if not path.exists():
     raise InputError(f"{folder}: no checkpoints; train first")
-  manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+  manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(read_only=True))
   steps = manager.all_steps()
   if not steps:
     raise InputError(f"{folder}: no whole checkpoint; train first")
@@ -113,7 +114,7 @@ def restore_params(
   manager.close()
   try:
     tree = ocp.PyTreeCheckpointer().restore(
-      folder / str(step) / "state",
+      path / str(step) / "state",
       args=ocp.args.PyTreeRestore(
         item={"params": abstract_params},
         restore_args=ocp.checkpoint_utils.construct_restore_args({"params": abstract_params}),

@@ -1,8 +1,8 @@
 """Gin files and command lines into a checked configuration, and a stage run under it.
 
 A configuration is looked at twice: as text, which imports nothing, finds misspelt macros by file
-and line, and gives the provenance its settings; then by gin itself, which imports what the gin files
-name (`from __gin__ import dynamic_registration`).
+and line, and gives the provenance its settings; then by gin itself, which imports what the gin
+files name (`from __gin__ import dynamic_registration`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import pathlib
 import re
@@ -242,6 +243,8 @@ def activate(settings: Settings) -> None:
   Raises:
     InputError: gin does not know a name or a parameter; the message is gin's, with file and line.
   """
+  logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax repeats its own options as warnings
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
   gin.clear_config()
   gin.add_config_file_search_path(str(ROOT))
   try:

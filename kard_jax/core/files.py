@@ -40,13 +40,13 @@ def read_jsonl(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
   Raises:
     InputError: the file is missing or not UTF-8, or a line is not a JSON object.
   """
-  path = epath.Path(path)
-  if not path.exists():
+  file = epath.Path(path)
+  if not file.exists():
     raise InputError(f"{path}: no such file")
   line_number = 0
   try:
-    with path.open("rb") as raw:
-      binary = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
+    with file.open("rb") as raw:
+      binary = gzip.GzipFile(fileobj=raw) if file.name.endswith(".gz") else raw
       for line_number, line in enumerate(io.TextIOWrapper(binary, encoding="utf-8"), 1):  # type: ignore[arg-type]
         if not line.strip():
           continue
@@ -117,15 +117,15 @@ def sha256(path: PathLike) -> str:
   Raises:
     InputError: nothing is there.
   """
-  path = epath.Path(path)
+  place = epath.Path(path)
   digest = hashlib.sha256()
-  if path.is_dir():
-    for name in sorted(names_below(path)):
-      digest.update(f"{name}\0{sha256(path / name)}\n".encode())
+  if place.is_dir():
+    for name in sorted(names_below(place)):
+      digest.update(f"{name}\0{sha256(place / name)}\n".encode())
     return digest.hexdigest()
-  if not path.exists():
+  if not place.exists():
     raise InputError(f"{path}: no such file")
-  with path.open("rb") as file:
+  with place.open("rb") as file:
     while chunk := file.read(_CHUNK):
       digest.update(chunk)
   return digest.hexdigest()

@@ -45,14 +45,11 @@ class JsonlWriter(metric_writers.MetricWriter):
     """Closes the file."""
     self._file.close()
 
-  def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None: ...  # noqa: D102
-  def write_images(self, step: int, images: Any) -> None: ...  # noqa: D102
-  def write_videos(self, step: int, videos: Any) -> None: ...  # noqa: D102
-  def write_audios(self, step: int, audios: Any, *, sample_rate: int) -> None: ...  # noqa: D102
-  def write_texts(self, step: int, texts: Any) -> None: ...  # noqa: D102
-  def write_histograms(self, step: int, arrays: Any, num_buckets: Any = None) -> None: ...  # noqa: D102
-  def write_pointcloud(self, step: int, point_clouds: Any, **_: Any) -> None: ...  # noqa: D102
-  def write_hparams(self, hparams: Any) -> None: ...  # noqa: D102
+  # The other kinds of summary go to TensorBoard alone.
+  def _pass_over(self, *_: Any, **__: Any) -> None: ...
+
+  write_summaries = write_images = write_videos = write_audios = _pass_over
+  write_texts = write_histograms = write_pointcloud = write_hparams = _pass_over
 
 
 class Monitor:
@@ -70,7 +67,8 @@ class Monitor:
       TextColumn("{task.description}"),
       BarColumn(bar_width=20),
       TextColumn(
-        "{task.completed}/{task.total} steps · loss {task.fields[loss]} · {task.fields[rate]} tokens/s"
+        "{task.completed}/{task.total} steps · loss {task.fields[loss]} · "
+        "{task.fields[rate]} tokens/s"
       ),
       TimeElapsedColumn(),
       TextColumn("left"),

@@ -1,4 +1,4 @@
-"""Optax optimisers and learning-rate schedules by name, as the paper uses them (appendix, settings)."""
+"""Optax optimisers and learning-rate schedules, as the paper uses them (its settings)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kard_jax.core.files import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """A learning rate: linear warm-up from zero, then constant, linear to zero, cosine, or 1/sqrt(step).
+  """A learning rate: linear warm-up from zero, then one of four ways down.
 
   Attributes:
     peak: the rate after warm-up.

@@ -1,7 +1,7 @@
 """Where arrays live: one place builds the mesh and maps logical axis names to its axes.
 
-Modules name the axes of their arrays (`batch length embed heads kv mlp vocab`); a hardware gin file says
-which mesh axis each is split over. Nothing else knows how many devices there are.
+Modules name the axes of their arrays (`batch length embed heads kv mlp vocab`); a hardware gin file
+says which mesh axis each is split over. Nothing else knows how many devices there are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Partitioner:
   Attributes:
     axes: mesh axis name -> number of devices along it; one may be -1 (all that are left).
     rules: (logical axis, mesh axis or None) pairs; the first that fits wins.
-    microbatches: a batch is split into so many parts whose gradients are summed: less memory, same step.
+    microbatches: a batch is split into so many parts, whose gradients are summed, to save memory.
     cpu_devices: how many devices a CPU shall pretend to be; 0 leaves it alone.
     devices: use the first so many devices only; 0 uses all.
   """
@@ -58,8 +58,8 @@ class Partitioner:
       sizes[sizes.index(-1)] = max(1, len(devices) // known)
     if math.prod(sizes) != len(devices):
       raise InputError(
-        f"partitioning.Partitioner.axes = {dict(self.axes)} needs {math.prod(sizes)} devices, here are "
-        f"{len(devices)} ({devices[0].platform}); include another gin_configs/hardware/ file"
+        f"partitioning.Partitioner.axes = {dict(self.axes)} needs {math.prod(sizes)} devices, here "
+        f"are {len(devices)} ({devices[0].platform}); include another gin_configs/hardware/ file"
       )
     # Linen's logical constraints need Auto axes; newer JAX makes Explicit ones by default.
     auto = (AxisType.Auto,) * len(sizes)
@@ -100,8 +100,8 @@ class Partitioner:
     ways = self.batch_sharding.shard_shape((batch_size,)) if self._divides(batch_size) else None
     if ways is None or batch_size % self.microbatches:
       raise InputError(
-        f"BATCH_SIZE = {batch_size} cannot be split over the batch axis of the mesh {dict(self.axes)} and "
-        f"{self.microbatches} microbatches"
+        f"BATCH_SIZE = {batch_size} cannot be split over the batch axis of the mesh "
+        f"{dict(self.axes)} and {self.microbatches} microbatches"
       )
     indices = self.batch_sharding.addressable_devices_indices_map((batch_size,)).values()
     bounds = [index[0].indices(batch_size) for index in indices if index]

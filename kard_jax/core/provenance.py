@@ -21,8 +21,10 @@ from kard_jax.core import files
 from kard_jax.core.files import InputError, PathLike
 
 FORMAT = 1
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "seqio", "tensorflow")
-_PACKAGES += ("numpy", "array-record", "sentencepiece", "PyStemmer", "gin-config")
+_PACKAGES: tuple[str, ...] = (
+  "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "seqio", "tensorflow", "numpy",
+  "array-record", "sentencepiece", "PyStemmer", "gin-config",
+)  # fmt: skip
 
 
 class Stage:
@@ -62,7 +64,7 @@ class Stage:
     found = self.workdir / path
     if not found.exists():
       raise InputError(
-        f"{found}: no such file or folder; stage {self.name} reads it. Run the stage before it first"
+        f"{found}: no such file or folder; stage {self.name} reads it. Run the stages before it"
       )
     self._inputs[str(path)] = found
     return found

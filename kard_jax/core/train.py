@@ -1,7 +1,7 @@
 """One training loop for any objective (paper sections 3.1 to 3.3 train through it alike).
 
-The step is a pure function of state and batch; a batch is a pure function of the step. So a run that was
-killed and resumed ends with the same bits as one that was not.
+The step is a pure function of state and batch; a batch is a pure function of the step. So a run that
+was killed and resumed ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from kard_jax.core.partitioning import Partitioner
 class Batches(Protocol):
   """Training examples by step: a pure function of the step (and of a seed it was made with)."""
 
-  batch_size: int
+  @property
+  def batch_size(self) -> int:
+    """Examples a step, over all processes."""
+    ...
 
   def __call__(self, step: int, rows: slice | None = None) -> Mapping[str, np.ndarray]:
     """Some rows of the batch of a step; all of them by default."""
@@ -178,7 +181,7 @@ def _gradients(
   gradient = jax.grad(total, has_aux=True)
   if microbatches == 1:
     return gradient(params, batch, rng)
-  # Row b goes to part b mod M: a part then has rows of every device, and nothing moves between them.
+  # Row b goes to part b mod M: each part has rows of every device, so nothing moves between them.
   parts = jax.tree.map(
     lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), dict(batch)
   )

@@ -1,1 +1,1 @@
-"""The neural reranker that learns to find, by the question alone, what a rationale finds (paper section 3.3)."""
+"""The reranker that learns to find, by the question alone, what a rationale finds (section 3.3)."""

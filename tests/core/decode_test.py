@@ -167,8 +167,6 @@ def test_draws_do_not_depend_on_the_rest_of_the_batch():
   kinds, ids = np.array([2, 5, 8, 9, 3]), np.array([40, 41, 42, 43, 44])
   want = _run(params, _inputs(*kinds), sampler=sampler, row_ids_B=ids, **SAMPLING)
   order = np.array([3, 0, 4])
-  part = _run(params, _inputs(*kinds[order]), sampler=sampler, row_ids_B=ids[order], **SAMPLING)
-  np.testing.assert_array_equal(part.tokens_BxSxT, want.tokens_BxSxT[order])
   padded = np.concatenate([_inputs(*kinds[order]), np.zeros((2, 3), np.int32)])
   padded_ids = np.concatenate([ids[order], [0, 0]])
   more = _run(params, padded, sampler=sampler, row_ids_B=padded_ids, **SAMPLING)

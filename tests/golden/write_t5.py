@@ -6,7 +6,7 @@ Hugging Face's PyTorch T5 is the oracle. Not part of the tests: it needs torch, 
   /tmp/hf/bin/python tests/golden/write_t5.py
 
 The shapes are chosen to tell mistakes apart: heads times head_dim is not the width, encoder and
-decoder differ in depth, rows are padded to different lengths, and distances go beyond the last bucket.
+decoder differ in depth, rows have different lengths, and distances go beyond the last bucket.
 Every parameter is random, norms and position biases too, so that each of them matters.
 """
 
