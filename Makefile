@@ -30,10 +30,10 @@ else
 endif
 
 test: $(READY)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -n 2 -m "not slow"
 
 test-all: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -79,7 +79,10 @@ class RecordedTeacher:
       InputError: none were recorded for this question.
     """
     if question.id not in self.completions:
-      raise InputError(f"teacher {self.name}: no completions for the question {question.id!r}")
+      raise InputError(
+        f"teacher {self.name}: no completions for the question {question.id!r}"
+        " (gin: TEACH_SPLITS, the splits that are asked about)"
+      )
     return list(self.completions[question.id][:samples])
 
 

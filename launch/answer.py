@@ -47,20 +47,21 @@ def answer(
   dataset: registry.Dataset,
   split: str,
   student: Student,
-  retrieve: Callable[[Stage, registry.Dataset], Retrieve] | None = None,
+  retrieve: Callable[[Stage, registry.Dataset, Sequence[Question]], Retrieve] | None = None,
   rerank: Callable[[Stage, registry.Dataset], Rerank] | None = None,
   candidates: int = 100,
   passages: int = 1,
   samples: int = 5,
 ) -> None:
-  """Writes `predictions/<method>.jsonl`.
+  """Writes `predictions/<method>.jsonl`; an empty file where the method has nothing to read.
 
   Args:
     stage: the work directory and the record.
     dataset: whose questions, prompts and vocabulary.
     split: which questions.
     student: writes rationales and answers.
-    retrieve: `bm25` or `silver`, given the stage and the dataset; None answers without knowledge.
+    retrieve: `bm25` or `silver`, given the stage, the dataset and the questions; None answers
+      without knowledge.
     rerank: `neural`; None keeps the retriever's order.
     candidates: passages that the reranker sees (the paper's kappa*).
     passages: passages in the prompt (the paper's k*).
@@ -70,11 +71,18 @@ def answer(
   stage.reads(_relative(dataset.vocabulary_file, stage))
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
   method = stage.name.removeprefix("answer_")
+  output = stage.writes(f"predictions/{method}.jsonl")
+  try:
+    retriever = retrieve(stage, dataset, questions) if retrieve else None
+  except NothingToRead:  # empty, not absent: an earlier run's file must not stay
+    files.write_jsonl(output, ())
+    print(f"no passage for any question of {split}: {method} is left out", flush=True)
+    return
   rows = list(
     answer_lib.answer(
       questions,
       prompts=dataset.prompts,
-      retrieve=retrieve(stage, dataset) if retrieve else None,
+      retrieve=retriever,
       rerank=rerank(stage, dataset) if rerank else None,
       generate=student(stage, dataset),
       candidates=candidates,
@@ -83,7 +91,7 @@ def answer(
       batch=512,  # questions retrieved and reranked at a time
     )
   )
-  files.write_jsonl(stage.writes(f"predictions/{method}.jsonl"), rows)
+  files.write_jsonl(output, rows)
   right = sum(row["answer"] == row["label"] for row in rows)
   unparsed = sum(row["answer"] is None for row in rows)
   print(
@@ -92,8 +100,13 @@ def answer(
   )
 
 
-def bm25(stage: Stage, dataset: registry.Dataset) -> Retrieve:
+class NothingToRead(Exception):
+  """There is no passage for any of the questions, so the method would be another one."""
+
+
+def bm25(stage: Stage, dataset: registry.Dataset, questions: Sequence[Question]) -> Retrieve:
   """Retrieves by BM25 with the question as query."""
+  del questions  # any can be asked
   stored = passages_lib.Passages(stage.reads("knowledge/passages"))
   index = index_lib.open(stage.reads("knowledge/bm25"), verify=True)
   index_lib.check_corpus(index, stored)
@@ -109,16 +122,24 @@ def bm25(stage: Stage, dataset: registry.Dataset) -> Retrieve:
   return retrieve
 
 
-def silver(stage: Stage, dataset: registry.Dataset) -> Retrieve:
+def silver(stage: Stage, dataset: registry.Dataset, questions: Sequence[Question]) -> Retrieve:
   """Looks up what BM25 found by a question's first kept rationale: the oracle.
 
   A question without a kept rationale gets no passage.
+
+  Raises:
+    NothingToRead: none of the questions has one.
   """
   del dataset
   stored = passages_lib.Passages(stage.reads("knowledge/passages"))
   first: dict[str, list[dict]] = {}
   for row in scorecard.read_silver(stage.reads("silver.jsonl")):
     first.setdefault(row["question_id"], row["passages"])
+  without = sum(not first.get(q.id) for q in questions)
+  if without == len(questions):
+    raise NothingToRead
+  if without:
+    print(f"{without:>7,} of {len(questions):,} questions have no silver passage", flush=True)
 
   def retrieve(questions: Sequence[Question], k: int) -> list[list[Scored]]:
     lists = [first.get(q.id, [])[:k] for q in questions]
@@ -264,7 +285,7 @@ def _restore(
 ) -> Params:
   """The parameters of a trained network, in the shardings of the mesh."""
   with partitioner.active():
-    boxed = jax.eval_shape(lambda: network.init(jax.random.key(0), *inputs)["params"])
+    boxed = jax.eval_shape(lambda *xs: network.init(jax.random.key(0), *xs)["params"], *inputs)
   shardings = partitioner.shardings(boxed)
   wanted = checkpoints.abstract(nn.meta.unbox(boxed), shardings)
   return checkpoints.restore_params(folder, wanted, which=checkpoint)

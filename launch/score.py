@@ -29,9 +29,10 @@ from kard_jax.retrieval import passages as passages_lib
 def score(
   stage: Stage,
   *,
-  title: str,
+  dataset: str,
   split: str,
   methods: Sequence[str],
+  title: str | None = None,
   rationale_split: str | None = None,
   silver: int = 10,
   seed: int | None = None,
@@ -40,25 +41,32 @@ def score(
 
   Args:
     stage: the work directory and the record.
-    title: what was run.
+    dataset: its name.
     split: the questions that were answered.
     methods: names of `predictions/<method>.jsonl`, in the order of the table.
+    title: what was run; None is "KARD on <dataset>".
     rationale_split: the split whose rationales' hit@k is given, where it is another one.
     silver: how many passages a row of silver.jsonl may hold (the ground stage's).
     seed: noted in the score card.
   """
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
-  predictions, absent = {}, []
+  predictions: dict[str, list[dict]] = {}
+  absent, empty = [], []
   for method in methods:
-    if (stage.workdir / f"predictions/{method}.jsonl").exists():
-      path = stage.reads(f"predictions/{method}.jsonl")
+    if not (stage.workdir / f"predictions/{method}.jsonl").exists():
+      absent.append(method)
+      continue
+    path = stage.reads(f"predictions/{method}.jsonl")
+    if path.stat().length:
       predictions[method] = answer_lib.read(path, questions)
     else:
-      absent.append(method)
+      empty.append(method)
   if not predictions:
     raise InputError(f"{stage.workdir / 'predictions'}: no predictions of {', '.join(methods)}")
   if absent:
     print(f"not run, so not in the table: {', '.join(absent)}", flush=True)
+  if empty:
+    print(f"no passages to read, so not in the table: {', '.join(empty)}", flush=True)
   silver_questions = questions
   if rationale_split:
     silver_questions = questions_lib.read(stage.reads(f"questions/{rationale_split}.jsonl"))
@@ -68,7 +76,7 @@ def score(
     silver=scorecard.read_silver(stage.reads("silver.jsonl")),
     silver_questions=silver_questions,
     silver_depth=silver,
-    title=title,
+    title=title or f"KARD on {dataset}",
     seed=seed,
     inputs=stage.input_hashes(),
   )

@@ -52,6 +52,7 @@ class Dataset:
     questions, passages, teacher, prompts: as registered.
     vocabulary_path, extra_ids, passages_in_prompt: as registered.
     seed, source: what functions are called with; `registry.load` sets them.
+    module: the file that registers the dataset, where it was loaded from one.
     place: where the files are; `locate` sets it.
   """
 
@@ -65,6 +66,7 @@ class Dataset:
   passages_in_prompt: int = 1
   seed: int = dataclasses.field(default=0, compare=False)
   source: str | None = dataclasses.field(default=None, compare=False)
+  module: str | None = dataclasses.field(default=None, compare=False)
   place: Place = dataclasses.field(default_factory=Place, compare=False)
 
   def locate(self, workdir: PathLike) -> Dataset:
@@ -155,8 +157,8 @@ class Dataset:
     return names
 
   def inputs(self) -> list[epath.Path]:
-    """The files and folders outside the work directory that the dataset is made of."""
-    paths: list[epath.Path] = []
+    """The files and folders outside the work directory that the dataset is made of, code too."""
+    paths: list[epath.Path] = [] if self.module is None else [epath.Path(self.module)]
     if callable(self.questions):
       paths += [epath.Path(self.source)] if self.source is not None else []
     else:

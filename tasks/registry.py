@@ -131,7 +131,8 @@ def load(
   if module is not None and name not in _DATASETS:
     there = ", ".join(names())
     raise InputError(f"{module} does not register {name!r}; registered are: {there or 'none'}")
-  dataset = dataclasses.replace(get(name), source=source, seed=seed)
+  file = module if module is not None and module.endswith(".py") else None
+  dataset = dataclasses.replace(get(name), source=source, seed=seed, module=file)
   dataset.use(vocabulary, k)
   return dataset
 

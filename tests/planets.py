@@ -3,20 +3,19 @@
 import json
 import pathlib
 import random
+import sys
+
+from tasks import registry
 
 # The README shows this module, word for word.
 MODULE = '''\
-"""The planets: the files beside this module, and a teacher that knows how planets are described."""
+"""The planets: the files beside this module, and a teacher that knows the explanations."""
 
 import pathlib
 
 from tasks import registry
 
 HERE = pathlib.Path(__file__).parent
-SENTENCES = {
-  "metal": "The crust of {planet} is rich in {answer}.",
-  "colour": "Clouds of a deep {answer} cover {planet}.",
-}
 
 
 class Astronomer:
@@ -24,10 +23,7 @@ class Astronomer:
 
   def __call__(self, question, samples):
     """At most `samples` rationales; those that state the gold answer are kept."""
-    answer = question.options[question.label]
-    sentence = SENTENCES[question.extra["topic"]]
-    rationale = sentence.format(planet=question.extra["planet"], answer=answer)
-    return [f"{rationale}\\nAnswer: {'ABCD'[question.label]}"]
+    return [f"{question.extra['explanation']}\\nAnswer: {'ABCD'[question.label]}"]
 
 
 registry.register(
@@ -39,7 +35,10 @@ registry.register(
 '''
 
 _TEACHER = "lambda seed, source: Astronomer(),  # or "
-_STEMS = {"metal": "Which metal would a miner dig up on {}?", "colour": "How does {} look from afar?"}
+_STEMS = {
+  "metal": "Which metal would a miner dig up on {}?",
+  "colour": "How does {} look from afar?",
+}
 _SENTENCES = {
   "metal": "The crust of {} is rich in {}.",
   "colour": "Clouds of a deep {} cover {}.",
@@ -79,8 +78,7 @@ def write(folder: pathlib.Path, rationales_of: tuple[str, ...] | None = None) ->
         "question": _STEMS[topic].format(planet),
         "options": options,
         "label": label,
-        "topic": topic,
-        "planet": planet,
+        "explanation": sentence,  # any other field is kept; here the teacher reads it
       }
       questions[split].append(row)
       if rationales_of and split in rationales_of:
@@ -103,3 +101,11 @@ def _sentence(topic: str, planet: str, answer: str) -> str:
 
 def write_rows(path: pathlib.Path, rows: list[dict]) -> None:
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def forget() -> None:
+  """Undoes what loading the module did: a process has one dataset of a name, tests have several."""
+  if "planets" in registry.names():
+    registry.unregister("planets")
+  for name in [name for name in sys.modules if name.startswith("kard_dataset_planets")]:
+    del sys.modules[name]

@@ -17,8 +17,9 @@ import pathlib
 import re
 import sys
 import tempfile
+import tokenize
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gin
 from gin import config_parser
@@ -31,8 +32,7 @@ WORKDIR = "WORKDIR"  # the one macro that launchers read themselves
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 
-@dataclasses.dataclass(frozen=True)
-class Binding:
+class Binding(NamedTuple):
   """One setting: its value as gin would write it, the macros in it, and where it was made."""
 
   value: str
@@ -66,8 +66,11 @@ class Settings:
     return _parse_literal(binding)
 
   def fingerprint(self) -> dict[str, str]:
-    """The settings that decide a stage's outputs: parameters, and the macros that reach them."""
-    reached = {key for key in self.bindings if "." in key}
+    """The settings that decide a stage's outputs: parameters, and the macros that reach them.
+
+    Not where it is put (WORKDIR), nor on which devices it runs: a run may go on on another mesh.
+    """
+    reached = {key for key in self.bindings if "." in key and not key.startswith("partitioning.")}
     waiting = [macro for key in reached for macro in self.bindings[key].macros]
     while waiting:
       macro = waiting.pop()
@@ -80,12 +83,11 @@ class Settings:
 class _Text(config_parser.ParserDelegate):
   """Gin's values as text: nothing is imported or looked up."""
 
-  @dataclasses.dataclass(frozen=True)
-  class Raw:
-    text: str
+  class Raw(str):
+    """A reference or macro as it was written; no text in quotes."""
 
-    def __repr__(self) -> str:
-      return self.text
+    __slots__ = ()
+    __repr__ = str.__str__
 
   def configurable_reference(self, name: str, evaluate: bool) -> Raw:
     return self.Raw(f"@{name}()" if evaluate else f"@{name}")
@@ -137,7 +139,7 @@ def resolve_unchecked(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
     where = f"--gin.{override}"
     try:
       for key, binding in _statements(f"{name} = {value}\n", where):
-        bindings[key] = dataclasses.replace(binding, where=where)
+        bindings[key] = binding._replace(where=where)
         mentioned.update(binding.macros)
     except InputError:
       raise InputError(
@@ -156,7 +158,7 @@ def _all_statements(
     raise InputError(f"{where}{error}") from None
   if path.resolve() in including:
     raise InputError(f"{where}{gin_file} includes itself")
-  with path.open() as file:
+  with path.open(encoding="utf-8") as file:
     for key, item in _statements(file, gin_file):
       if key == "include":
         yield from _all_statements(item.value, (*including, path.resolve()), f"{item.where}: ")
@@ -177,12 +179,17 @@ def _statements(source: Any, shown: str) -> Iterator[tuple[str, Binding]]:
       yield key, Binding(repr(statement.value), macros, f"{shown}:{statement.location.line_num}")
   except SyntaxError as error:
     line = error.args[1][1] if len(error.args) > 1 else error.lineno
-    raise InputError(f"{shown}:{line}: not a gin statement ({error.args[0]})") from None
+    reason = " ".join(str(error.args[0]).split())
+    raise InputError(f"{shown}:{line}: not a gin statement ({reason})") from None
+  except tokenize.TokenError as error:
+    raise InputError(f"{shown}:{error.args[1][0]}: a bracket or quote stays open") from None
+  except UnicodeDecodeError as error:
+    raise InputError(f"{shown}: not UTF-8 ({error})") from None
 
 
 def _raw_texts(value: Any) -> Iterator[str]:
   if isinstance(value, _Text.Raw):
-    yield value.text
+    yield str(value)
   elif isinstance(value, Mapping):
     for item in value.items():
       yield from _raw_texts(item)
@@ -194,9 +201,11 @@ def _raw_texts(value: Any) -> Iterator[str]:
 def _check_macros(settings: Settings) -> None:
   bound = {key for key in settings.bindings if "." not in key}
   used = settings.mentioned
-  for key in sorted(bound - used - {WORKDIR}):
+  unused = sorted(bound - used - {WORKDIR})
+  siblings = _used_by_siblings(settings.files[0]) if unused else frozenset()
+  for key in unused:
     where = settings.bindings[key].where
-    nearby = frozenset() if where.startswith("--gin.") else _used_by_siblings(settings.files[0])
+    nearby = frozenset() if where.startswith("--gin.") else siblings
     if key not in nearby:
       hint = near(key, used | nearby | {WORKDIR})
       raise InputError(f"{where}: nothing uses the macro {key}{hint}")
@@ -250,7 +259,7 @@ def activate(settings: Settings) -> None:
   try:
     with _quiet():
       gin.parse_config_files_and_bindings(list(settings.files), list(settings.overrides))
-  except (ValueError, ImportError, AttributeError, OSError, TypeError) as error:
+  except (ValueError, ImportError, AttributeError, NameError, OSError, TypeError) as error:
     raise InputError(" ".join(str(error).split())) from error
 
 
@@ -357,7 +366,8 @@ def exit_status(work: Callable[[], None]) -> int:
   try:
     work()
   except InputError as error:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    message = str(error).partition("\n  In call to configurable")[0]  # gin's, to every exception
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return 2
   except KeyboardInterrupt:
     print("stopped; what was finished is kept", file=sys.stderr, flush=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import io
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -43,23 +43,23 @@ def read_jsonl(path: PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
   file = epath.Path(path)
   if not file.exists():
     raise InputError(f"{path}: no such file")
-  line_number = 0
   try:
     with file.open("rb") as raw:
       binary = gzip.GzipFile(fileobj=raw) if file.name.endswith(".gz") else raw
-      for line_number, line in enumerate(io.TextIOWrapper(binary, encoding="utf-8"), 1):  # type: ignore[arg-type]
-        if not line.strip():
-          continue
+      for line_number, encoded in enumerate(binary, 1):
         try:
+          line = encoded.decode()
+          if not line.strip():
+            continue
           row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except UnicodeDecodeError as error:
+          raise InputError(f"{path}:{line_number}: not UTF-8 ({error})") from None
+        except (ValueError, RecursionError) as error:
           raise InputError(f"{path}:{line_number}: not JSON ({error})") from None
         if not isinstance(row, dict):
           raise InputError(f"{path}:{line_number}: a JSON object is needed, this is {line[:40]!r}")
         yield line_number, row
-  except UnicodeDecodeError as error:
-    raise InputError(f"{path}: not UTF-8 after line {line_number} ({error})") from None
-  except (gzip.BadGzipFile, EOFError) as error:
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
     raise InputError(f"{path}: not a whole gzip file ({error})") from None
 
 
@@ -99,7 +99,11 @@ def atomic(path: PathLike) -> Iterator[epath.Path]:
     if final.is_dir():  # a folder cannot be renamed over another
       old = final.parent / f".tmp-old-{final.name}-{uuid.uuid4().hex[:8]}"
       final.rename(old)
-      temporary.rename(final)
+      try:
+        temporary.rename(final)
+      except BaseException:
+        old.rename(final)
+        raise
       old.rmtree()
     else:
       temporary.replace(final)

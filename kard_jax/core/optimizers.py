@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from kard_jax.core.files import InputError
@@ -27,16 +28,16 @@ class Schedule:
   def __call__(self, steps: int) -> optax.Schedule:
     """The schedule of a run of `steps` steps."""
     warmup = int(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
-    rest = max(1, steps - warmup)
+    start, rest = max(1, warmup), max(1, steps - warmup)
     after = {
       "constant": lambda: optax.constant_schedule(self.peak),
       "linear": lambda: optax.linear_schedule(self.peak, 0.0, rest),
       "cosine": lambda: optax.cosine_decay_schedule(self.peak, rest),
-      "rsqrt": lambda: lambda step: self.peak * (max(warmup, 1) / (step + max(warmup, 1))) ** 0.5,
+      "rsqrt": lambda: lambda step: self.peak * (start / (start + jnp.maximum(step, 0))) ** 0.5,
     }
     if self.decay not in after:
       raise InputError(f"optimizers.Schedule.decay = {self.decay!r}: choose from {sorted(after)}")
-    ramp = optax.linear_schedule(0.0, self.peak, max(1, warmup))
+    ramp = optax.linear_schedule(0.0, self.peak, start)
     return optax.join_schedules([ramp, after[self.decay]()], [warmup])
 
 

@@ -54,7 +54,7 @@ class Partitioner:
     devices = jax.devices()[: self.devices or None]
     sizes = list(self.axes.values())
     if -1 in sizes:
-      known = -math.prod(sizes)
+      known = -math.prod(sizes) or 1  # an axis of 0 is told below
       sizes[sizes.index(-1)] = max(1, len(devices) // known)
     if math.prod(sizes) != len(devices):
       raise InputError(
@@ -68,12 +68,12 @@ class Partitioner:
   def shardings(self, boxed: Any) -> Any:
     """Shardings for a tree of (abstract) arrays boxed with logical axis names.
 
-    What has no box, or another number of axes than its box names (Adafactor's row and column
-    statistics), is replicated.
+    What has no box, fewer axes than its box names (Adafactor's row and column statistics), or a
+    single element (its placeholders), is replicated.
     """
     specs = nn.get_partition_spec(boxed)
     specs = jax.tree.map(
-      lambda spec, leaf: spec if len(spec) <= leaf.ndim else PartitionSpec(),
+      lambda spec, leaf: spec if len(spec) <= leaf.ndim and leaf.size > 1 else PartitionSpec(),
       specs,
       nn.meta.unbox(boxed),
       is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),

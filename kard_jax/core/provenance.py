@@ -93,11 +93,13 @@ class Stage:
     begun = folder / "begun.json"
     if self._redo and begun.exists():
       folder.rmtree()
+      if self.meta.exists():  # it told of the folder; a kill from here on must not leave it
+        self.meta.unlink()
     now = {"settings": self.settings, "inputs": self._hashes(self._inputs)}
     if begun.exists():
-      before = json.loads(begun.read_text())
-      self._compare_settings(before["settings"], f"{folder} was begun")
-      self._compare_hashes(before["inputs"], now["inputs"], f"{folder} was begun")
+      settings, inputs = _read_record(begun, "settings", "inputs")
+      self._compare_settings(settings, f"{folder} was begun")
+      self._compare_hashes(inputs, now["inputs"], f"{folder} was begun")
     else:
       folder.mkdir(parents=True, exist_ok=True)
       files.write_json(begun, now)
@@ -116,11 +118,7 @@ class Stage:
     """
     if not self.meta.exists():
       return False
-    try:
-      record = json.loads(self.meta.read_text())
-      settings, inputs, outputs = record["settings"], record["inputs"], record["outputs"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-      raise InputError(f"{self.meta}: not a stage's record; delete it, or use --redo") from None
+    settings, inputs, outputs = _read_record(self.meta, "settings", "inputs", "outputs")
     self._compare_settings(settings, f"stage {self.name} in {self.workdir} was made")
     if any(not (self.workdir / path).exists() for path in outputs):
       return False  # an output was deleted: make it again
@@ -206,6 +204,14 @@ class Stage:
       same = old.get("stamp") == stamp
       result[name] = {"sha256": old["sha256"] if same else files.sha256(path), "stamp": stamp}
     return result
+
+
+def _read_record(path: epath.Path, *keys: str) -> list[dict[str, Any]]:
+  try:
+    record = json.loads(path.read_text())
+    return [dict(record[key]) for key in keys]
+  except (ValueError, KeyError, TypeError):
+    raise InputError(f"{path}: not a stage's record; delete it, or use --redo") from None
 
 
 def _stamp(path: epath.Path) -> str:

@@ -163,7 +163,7 @@ def make_step(
     grads = jax.tree.map(lambda grad: grad / weight, grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = _means(loss) | {"grad_norm": optax.global_norm(grads), "weight": loss.weight}
+    metrics = _means(loss) | {"grad_norm": optax.tree.norm(grads), "weight": loss.weight}
     return State(state.step + 1, params, opt_state), metrics
 
   return step

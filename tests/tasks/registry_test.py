@@ -239,7 +239,8 @@ def test_a_dataset_nobody_here_has_seen(tmp_path, tiny_files, own_files):
     teacher = dataset.make_teacher()
     assert len(teacher(tiny_files.questions["train"][0], 9)) == 3
     assert [path.name for path in dataset.inputs()] == [
-      "train.jsonl", "test.jsonl", "passages.jsonl", "rationales.jsonl",
+      "mine.py",
+    "train.jsonl", "test.jsonl", "passages.jsonl", "rationales.jsonl",
     ]  # fmt: skip
     own_files.rewrite("rationales.jsonl", rows)  # as the stages would leave it
     (own_files.path / "questions" / "validation.jsonl").unlink()

@@ -1,0 +1,127 @@
+"""Where arrays live: meshes, rules, rows of a batch, and what is said of those that do not fit."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from kard_jax.core.files import InputError
+from kard_jax.core.partitioning import Partitioner
+
+RULES = [("batch", "data"), ("mlp", "model"), ("vocab", "model"), ("heads", ("model",))]
+
+
+def partitioner(data=4, model=2, rules=RULES, **settings):
+  return Partitioner({"data": data, "model": model}, rules, **settings)
+
+
+def boxed(shape, *names):
+  return nn.LogicallyPartitioned(jnp.zeros(shape), names)
+
+
+def specs(tree, **settings):
+  return jax.tree.map(lambda sharding: sharding.spec, partitioner(**settings).shardings(tree))
+
+
+@pytest.mark.parametrize(
+  ("data", "model", "shape"), [(4, 2, (4, 2)), (-1, 2, (4, 2)), (1, -1, (1, 8)), (8, 1, (8, 1))]
+)
+def test_the_axis_minus_one_takes_the_devices_that_are_left(data, model, shape):
+  mesh = partitioner(data, model).mesh
+  assert mesh.devices.shape == shape
+  assert mesh.axis_names == ("data", "model")
+
+
+def test_the_first_devices_alone():
+  mesh = partitioner(-1, 1, devices=2).mesh
+  assert list(mesh.devices.flat) == jax.devices()[:2]
+
+
+@pytest.mark.parametrize(("data", "model"), [(2, 2), (16, 1), (-1, 3), (-1, -1), (-1, 0), (0, 8)])
+def test_axes_that_do_not_fit_the_devices(data, model):
+  with pytest.raises(InputError, match=r"devices, here are 8 \(cpu\); include another"):
+    _ = partitioner(data, model).mesh
+
+
+def test_nothing_is_asked_of_devices_until_the_mesh_is_used(monkeypatch):
+  monkeypatch.setattr(jax, "devices", lambda: pytest.fail("a device was queried"))
+  made = partitioner(3, 7)
+  assert made.microbatches == 1
+  assert made.axes == {"data": 3, "model": 7}
+
+
+def test_rules_map_names_to_mesh_axes():
+  tree = {
+    "wide": boxed((8, 16), "embed", "mlp"),
+    "table": boxed((16, 8), "vocab", "embed"),
+    "kernel": boxed((8, 4, 2), "embed", "heads", "kv"),
+    "scale": boxed((8,), "embed"),
+    "bare": jnp.zeros((4, 4)),
+  }
+  assert specs(tree) == {
+    "wide": P(None, "model"),
+    "table": P("model", None),
+    "kernel": P(None, ("model",), None),
+    "scale": P(None),
+    "bare": P(),
+  }
+  assert specs(tree, rules=[])["wide"] == P(None, None)
+
+
+def test_statistics_of_fewer_axes_than_their_box_names_are_replicated():
+  tx = optax.adafactor(1e-3, min_dim_size_to_factor=4)
+  rules = [*RULES, ("embed", "data")]
+  params = {"wide": boxed((8, 16), "embed", "mlp"), "scale": boxed((8,), "embed")}
+  abstract = jax.eval_shape(tx.init, params)
+  factored = partitioner(rules=rules).shardings(abstract)[0]
+  shapes = nn.meta.unbox(abstract)[0]
+  assert shapes.v_row["wide"].shape == (8,)
+  assert shapes.v_row["scale"].shape == (1,)
+  assert factored.v_row["wide"].spec == factored.v_col["wide"].spec == P()
+  assert factored.v_row["scale"].spec == P()  # a placeholder: one element cannot be split
+  assert factored.v["scale"].spec == P("data")
+  for name in ("v_row", "v_col", "v"):
+    for param in params:
+      getattr(factored, name)[param].shard_shape(getattr(shapes, name)[param].shape)
+
+
+def test_one_process_supplies_every_row():
+  assert partitioner().rows(8) == slice(0, 8)
+  assert partitioner(microbatches=2).rows(8) == slice(0, 8)
+  assert partitioner(1, 8).rows(3) == slice(0, 3)
+  assert partitioner(rules=[]).rows(3) == slice(0, 3)
+  assert partitioner(rules=[("batch", ("data", "model"))]).rows(16) == slice(0, 16)
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "settings"),
+  [
+    (6, {}),
+    (8, {"microbatches": 3}),
+    (12, {"rules": [("batch", ("data", "model"))]}),
+  ],
+)
+def test_a_batch_that_cannot_be_split_evenly(batch_size, settings):
+  with pytest.raises(InputError, match=f"BATCH_SIZE = {batch_size} cannot be split") as caught:
+    partitioner(**settings).rows(batch_size)
+  assert f"{settings.get('microbatches', 1)} microbatches" in str(caught.value)
+
+
+def test_rows_of_a_batch_lie_on_their_devices():
+  batch = {"x": np.arange(16).reshape(8, 2), "y": np.arange(8)}
+  put = partitioner().put(batch)
+  assert put["x"].sharding.spec == P("data")
+  np.testing.assert_array_equal(put["x"], batch["x"])
+  for shard in put["y"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, batch["y"][shard.index])
+    assert shard.data.shape == (2,)
+  assert partitioner().replicated.spec == P()
+
+
+def test_logical_names_mean_the_mesh_while_a_function_is_traced():
+  ours = partitioner()
+  constrained = ours.jit(lambda x: nn.with_logical_constraint(x, ("batch", "mlp")))
+  assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "model")
