@@ -65,7 +65,6 @@ def train(
   dataset.locate(stage.workdir)
   for path in dataset.task_inputs(task):
     stage.reads(path)
-  output = stage.keeps(folder)
   name = dataset.task(task)
   training = batches.Batches(
     name, "train", lengths=lengths, batch_size=batch_size, seed=seed, draw=draw, keep_best=keep_best
@@ -83,6 +82,7 @@ def train(
     held_out = dataclasses.replace(training, split="validation")
     validation = list(held_out.epoch())
     print(f"{held_out.examples:>7,} validation examples", flush=True)
+  output = stage.keeps(folder)  # last: what was wrong so far has begun nothing
   run = loop.train(objective, training, output, trainer=trainer, validation=validation)
   shown = "  ".join(f"{name} {value:.4f}" for name, value in sorted(run.metrics.items()))
   print(f"{stage.name}: {shown}", flush=True)
