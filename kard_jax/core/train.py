@@ -232,9 +232,16 @@ def _start(
   if saved.latest is not None:
     return saved.restore(saved.latest, checkpoints.abstract(nn.meta.unbox(boxed), shardings))
   fresh = trainer.partitioner.jit(
-    lambda: nn.meta.unbox(_fresh(objective, tx, batch, trainer.seed)), out_shardings=shardings
+    lambda: _unboxed(_fresh(objective, tx, batch, trainer.seed)), out_shardings=shardings
   )
   return fresh()
+
+
+def _unboxed(state: State) -> State:
+  """The arrays alone. Flax's own unboxing would constrain Adafactor's statistics, which have fewer
+  axes than their boxes name; the caller's `out_shardings` says where each array lies."""
+  boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+  return jax.tree.map(lambda leaf: leaf.value if boxed(leaf) else leaf, state, is_leaf=boxed)
 
 
 class Evaluation:
