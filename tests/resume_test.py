@@ -1,4 +1,4 @@
-"""A training stage killed with SIGKILL goes on at its last checkpoint and ends with the same bits."""
+"""A training stage killed by SIGKILL goes on at its last checkpoint, to the same bits."""
 
 import json
 import pathlib
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -38,8 +39,6 @@ def params(workdir):
 
 
 def _flat(tree):
-  import jax
-
   return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 

@@ -1,7 +1,7 @@
 """One training loop for any objective (paper sections 3.1 to 3.3 train through it alike).
 
-The step is a pure function of state and batch; a batch is a pure function of the step. So a run that
-was killed and resumed ends with the same bits as one that was not.
+The step is a pure function of state and batch; a batch is a pure function of the step. So a run
+that was killed and resumed ends with the same bits as one that was not.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The training loop: resumed = uninterrupted, sharded = unsharded, NaN is named."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from kard_jax.core import train as train_lib
 from kard_jax.core.files import InputError
+from kard_jax.core.optimizers import Adafactor, Schedule
 from tests.core.toy import Batches, Network, Regression, trainer
 
 
@@ -106,3 +108,12 @@ def test_batch_that_does_not_fit_is_an_input_error(tmp_path, settings):
 def test_mesh_that_does_not_fit_is_an_input_error(tmp_path):
   with pytest.raises(InputError, match="needs 9 devices, here are 8"):
     train(tmp_path, data=9)
+
+
+def test_adafactor_trains_on_a_mesh_as_on_one_device(tmp_path):
+  # Its row and column statistics have fewer axes than the parameters that they belong to.
+  for folder, data, model in (("one", 1, 1), ("four", 2, 2)):
+    settings = trainer(data=data, model=model)
+    settings = dataclasses.replace(settings, optimizer=Adafactor(Schedule(1e-2)))
+    train_lib.train(Regression(Network()), Batches(), tmp_path / folder, trainer=settings)
+  np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
