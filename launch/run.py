@@ -9,6 +9,7 @@ Examples:
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -97,7 +98,10 @@ def _launch(name: str, path: pathlib.Path, overrides: Sequence[str], redo: bool)
     raise InputError(f"{path}: the name must begin with one of {', '.join(LAUNCHERS)}")
   command = [sys.executable, str(ROOT / "launch" / f"{launcher}.py"), f"--gin_file={path}"]
   command += [f"--gin.{override}" for override in overrides] + ["--redo"] * redo
-  status = subprocess.run(command, check=False).returncode
+  # Huge pages for what malloc maps: XLA's CPU buffers are mapped anew at each step, and training
+  # the quickstart's student takes a tenth less time. Only Linux's glibc looks at it.
+  environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
+  status = subprocess.run(command, check=False, env=environment).returncode
   if status:
     raise Failed(status if status > 0 else 128 - status)
 

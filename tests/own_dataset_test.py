@@ -47,7 +47,7 @@ def in_this_process(monkeypatch, argv):
   """`launch/run.py` whose stages are calls, not processes: each process imports for seconds."""
   stages = []
 
-  def launch(command, check):
+  def launch(command, check, env):
     assert not check
     stages.append(pathlib.Path(command[1]).stem)
     return subprocess.CompletedProcess(command, config.launch(stages[-1], "", command[2:]))

@@ -20,6 +20,12 @@ RECIPE = ROOT / "gin_configs" / "recipes" / "quickstart"
 STEPS = 60
 
 
+@pytest.fixture(autouse=True)
+def _forget_planets():
+  yield
+  planets.forget()
+
+
 def settings(workdir, module, **macros):
   macros = {"DATASET": "planets", "MODULE": str(module), "WORKDIR": str(workdir)} | macros
   return [f"--gin.{name}={value!r}" for name, value in macros.items()]

@@ -36,6 +36,7 @@ class JsonlWriter(metric_writers.MetricWriter):
     """Adds one row."""
     row = {"step": step} | {name: float(value) for name, value in scalars.items()}
     self._file.write(json.dumps(row) + "\n")
+    self._file.flush()  # a kill loses no row
 
   def flush(self) -> None:
     """Hands what is written to the file system."""
