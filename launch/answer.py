@@ -68,7 +68,7 @@ def answer(
     samples: rationales that are drawn; their answers vote.
   """
   dataset.locate(stage.workdir)
-  stage.reads(_relative(dataset.vocabulary_file, stage))
+  stage.reads(dataset.vocabulary_input)
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
   method = stage.name.removeprefix("answer_")
   output = stage.writes(f"predictions/{method}.jsonl")
@@ -289,8 +289,3 @@ def _restore(
   shardings = partitioner.shardings(boxed)
   wanted = checkpoints.abstract(nn.meta.unbox(boxed), shardings)
   return checkpoints.restore_params(folder, wanted, which=checkpoint)
-
-
-def _relative(path: epath.Path, stage: Stage) -> str:
-  """A path as the record names it: below the work directory where it is there."""
-  return str(path.relative_to(stage.workdir) if path.is_relative_to(stage.workdir) else path)

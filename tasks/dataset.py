@@ -152,9 +152,13 @@ class Dataset:
       names.append("rationales.jsonl")
     if knowledge:
       names += [f"{knowledge}.jsonl", "knowledge/passages"]
+    return [*names, self.vocabulary_input]
+
+  @property
+  def vocabulary_input(self) -> str:
+    """The vocabulary's file as a stage reads it: relative to the work directory, or absolute."""
     path, workdir = self.vocabulary_file, self.workdir
-    names.append(str(path.relative_to(workdir) if path.is_relative_to(workdir) else path))
-    return names
+    return str(path.relative_to(workdir) if path.is_relative_to(workdir) else path)
 
   def inputs(self) -> list[epath.Path]:
     """The files and folders outside the work directory that the dataset is made of, code too."""
