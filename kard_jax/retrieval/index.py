@@ -1,79 +1,105 @@
-"""The BM25 index on disk: for each term, the passages that hold it and its score (section 3.2).
+"""The BM25 index on disk: segments of passages that rank as one (section 3.2).
 
-A passage's share of the score depends on the passage and the corpus, never on the query, so it is
-computed at index time, in float64, and rounded once; a query then only adds float32 numbers. Terms
-are sorted and passages stand in order within a term: the same passages give the same bytes. NumPy
+A folder with `header.json` and a folder for each segment. What a segment holds depends on its
+passages alone; how it counts depends on all of them and is worked out when the index is opened. So
+passages are added as a new segment without rewriting the old ones. NumPy and the compiled kernels
 only, so that an index can be built on a plain machine.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kard_jax.core import files
+from kard_jax.retrieval import builder, sealed, segment
 from kard_jax.retrieval import passages as passages_lib
-from kard_jax.retrieval import sealed, strings
+from kard_jax.retrieval import scoring as scoring_lib
 from kard_jax.retrieval.analyzer import Analyzer
+from kard_jax.retrieval.queries import Encoder
+from kard_jax.retrieval.record import contents
+from kard_jax.retrieval.segment import Segment
+
+__all__ = ["Index", "add", "build", "check_corpus", "contents", "merge", "open"]
 
 KIND = "kard_jax bm25 index"
-VERSION = 1
-REMEDY = "build the index again with launch/index.py"
+VERSION = segment.VERSION
+REMEDY = segment.REMEDY
 
-_BATCH = 8192  # passages analysed and counted at a time
+_MOST_K1 = 1000  # beyond, what a term adds is too small a part of its weight to be kept exactly
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-  """A BM25 index, memory-mapped. `V` terms, `N` passages, `P` postings.
+  """A BM25 index, memory-mapped.
 
   Attributes:
     directory: where it lies.
-    header: settings, counts, sizes and checksums.
+    header: settings, counts, and the hashes of the passages of each `add`.
     analyzer: turns a query into terms as it did the passages.
-    terms: the V terms, sorted; a term's place is its id.
-    offsets: int64 [V + 1], where each term's postings begin.
-    passages: int32 [P], positions of passages, ascending within a term.
-    scores: float32 [P], what the term adds to that passage's score, once per occurrence in a query.
+    segments: in passage order.
+    verified: all bytes were compared with their checksums.
   """
 
   directory: str
   header: dict[str, Any]
   analyzer: Analyzer
-  terms: strings.Strings
-  offsets: np.ndarray
-  passages: np.ndarray
-  scores: np.ndarray
+  segments: tuple[Segment, ...]
+  verified: bool
 
   def __len__(self) -> int:
-    """N, the number of passages."""
-    return int(self.header["passages"])
+    """The number of passages."""
+    return sum(map(len, self.segments))
 
   @property
-  def corpus(self) -> str:
-    """Hash of the passages that were indexed (`Passages.corpus`)."""
-    return self.header["corpus"]
+  def corpora(self) -> tuple[tuple[int, str], ...]:
+    """How many passages came at a time, and their hash (`Passages.corpora`)."""
+    return tuple((int(count), digest) for count, digest in self.header["corpora"])
 
-  def query(self, text: str) -> list[int]:
-    """The ids of a query's known terms, ascending; one that occurs twice stands twice."""
-    found = (self._find(term) for term in self.analyzer(text))
-    return sorted(term for term in found if term is not None)
+  @property
+  def postings(self) -> int:
+    """How many (term, passage) pairs there are."""
+    return sum(int(part.header["postings"]) for part in self.segments)
+
+  def size(self) -> int:
+    """Bytes on disk."""
+    return sum(file.stat().st_size for file in Path(self.directory).rglob("*") if file.is_file())
 
   @functools.cached_property
-  def _find(self) -> Any:
-    return functools.lru_cache(1 << 18)(self.terms.find)
+  def scoring(self) -> scoring_lib.Scoring:
+    """Lengths and counts over all segments."""
+    header = self.header
+    return scoring_lib.make(
+      self.segments, k1=header["k1"], b=header["b"], lengths=header["lengths"]
+    )
+
+  @functools.cached_property
+  def encoder(self) -> Encoder:
+    """Texts of queries to terms; it remembers words it has seen."""
+    return Encoder(self.analyzer, self.segments)
+
+  def check(self) -> None:
+    """Compares all bytes with their checksums, once; searches do so before the first.
+
+    Raises:
+      InputError: a file changed after it was written.
+    """
+    if self.verified:
+      return
+    with _CHECK:
+      if not self.verified:
+        for part in self.segments:
+          sealed.check(part.folder, segment.KIND, VERSION, remedy=REMEDY, verify=True)
+        object.__setattr__(self, "verified", True)
 
 
-def contents(passage: passages_lib.Passage) -> str:
-  """The text of a passage that is indexed: title and text."""
-  return f"{passage.title}\n{passage.text}" if passage.title else passage.text
+_CHECK = threading.Lock()
 
 
 def build(
@@ -83,89 +109,168 @@ def build(
   analyzer: Analyzer = Analyzer(),
   k1: float = 0.9,
   b: float = 0.4,
+  lengths: str = "lucene",
+  memory_limit: int | None = None,
+  threads: int | None = None,
+  progress: bool = False,
+  work: files.PathLike | None = None,
 ) -> Index:
   """Indexes passages, whole or not at all.
 
-  The score of a term that occurs tf times in a passage of L terms is
-  `log(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * L / mean L))`: BM25 as Lucene
-  has it since version 8, with exact lengths.
+  A build of `Passages` that was killed goes on where it was when it is called again, and ends in
+  the same bytes: finished blocks wait in `work`.
 
   Args:
     passages: the corpus in order; `Passages` or any iterable. Read once.
     directory: the folder to write; replaced if it exists. On a local disk.
     analyzer: text to terms.
-    k1: how slowly repeated terms stop counting, at least 0.
-    b: how much long passages are held back, 0 to 1.
+    k1: how slowly repeated terms stop counting, 0 to 1,000 (Anserini's default).
+    b: how much long passages are held back, 0 to 1 (Anserini's default).
+    lengths: "lucene" rounds passages' lengths as Lucene's one byte does, so that rankings agree
+      with Lucene's; "exact" is BM25 by the book.
+    memory_limit: bytes of resident memory to stay under; None: 2 GiB.
+    threads: workers at most; None: one a core, as far as the memory limit allows.
+    progress: show a progress bar on standard error.
+    work: the folder where finished blocks wait, removed at the end; None: `.building-<name>`
+      beside the index.
 
   Returns:
     The index, opened.
 
   Raises:
-    InputError: there are no passages, a setting is out of range, or `passages` no longer hash to
-      what they did when they were written.
+    InputError: there are no passages, a setting is out of range, or another process works on this
+      index.
   """
-  if not (math.isfinite(k1) and k1 >= 0):
-    raise files.InputError(f"bm25: k1 has to be a number of at least 0, not {k1}")
+  if not 0 <= k1 <= _MOST_K1:
+    raise files.InputError(f"bm25: k1 has to be between 0 and {_MOST_K1}, not {k1}")
   if not 0 <= b <= 1:
     raise files.InputError(f"bm25: b has to be between 0 and 1, not {b}")
-  counted = _count(passages, analyzer)
-  if not len(counted.lengths):
-    raise files.InputError(f"{directory}: no passages to index")
-  corpus = getattr(passages, "corpus", counted.corpus)
-  if corpus != counted.corpus:
+  if lengths not in scoring_lib.LENGTHS:
     raise files.InputError(
-      f"{getattr(passages, 'directory', 'passages')}: the passages changed after they were written;"
-      f" {passages_lib.REMEDY}"
+      f"bm25: lengths is one of {', '.join(scoring_lib.LENGTHS)}, not {lengths!r}"
     )
-  with files.atomic(sealed.local(directory)) as temporary:
+  path = sealed.local(directory)
+  waiting = _work(path) if work is None else sealed.local(work)
+  with builder.alone(waiting), files.atomic(path) as temporary:
     folder = sealed.local(temporary)
     folder.mkdir()
-    strings.save(folder, "terms", counted.terms, in_order=True)
-    offsets_and_more = _postings(counted, k1, b)
-    for name, value in zip(("offsets", "passages", "scores"), offsets_and_more, strict=True):
-      np.save(folder / f"{name}.npy", value)
-    fields = {
-      "analyzer": analyzer.to_json(),
-      "fields": ["title", "text"],
-      "k1": k1,
-      "b": b,
-      "lengths": "exact",
-      "passages": len(counted.lengths),
-      "terms": len(counted.terms),
-      "postings": len(offsets_and_more[1]),
-      "mean_length": float(np.mean(counted.lengths)),
-      "corpus": counted.corpus,
-    }
-    sealed.seal(folder, KIND, VERSION, fields)
+    corpus = builder.build(
+      passages,
+      folder / _name(0),
+      waiting,
+      analyzer=analyzer,
+      memory_limit=builder.DEFAULT_MEMORY if memory_limit is None else memory_limit,
+      threads=threads,
+      progress=progress,
+    )
+    settings = {"analyzer": analyzer.to_json(), "fields": ["title", "text"]}
+    settings |= {"k1": k1, "b": b, "lengths": lengths}
+    count = segment.open(folder / _name(0), 0, verify=False).header["passages"]
+    corpora = [[c[1], c[2]] for c in getattr(passages, "corpora", ())] or [[count, corpus]]
+    _write_header(folder, settings, [_name(0)], corpora)
+  return open(directory)
+
+
+def add(
+  directory: files.PathLike,
+  passages: Iterable[passages_lib.Passage],
+  *,
+  memory_limit: int | None = None,
+  threads: int | None = None,
+  progress: bool = False,
+) -> Index:
+  """Adds passages to an index, as a new segment behind the old ones, which are not rewritten.
+
+  The index ranks as one built of all passages at once. Until the last moment it is the old one.
+
+  Args:
+    directory: of the index.
+    passages: the new ones alone, in order.
+    memory_limit: as of `build`.
+    threads: as of `build`.
+    progress: as of `build`.
+
+  Returns:
+    The index, opened.
+
+  Raises:
+    InputError: there are no passages, the folder is no index, or another process works on it.
+  """
+  path = sealed.local(directory)
+  work = _work(path)
+  open(directory)  # no working folder beside what is no index
+  with builder.alone(work):
+    index = open(directory)
+    names = [part.folder.name for part in index.segments]
+    name = _next_name(names)
+    with files.atomic(path / name) as temporary:
+      corpus = builder.build(
+        passages,
+        sealed.local(temporary),
+        work,
+        analyzer=index.analyzer,
+        memory_limit=builder.DEFAULT_MEMORY if memory_limit is None else memory_limit,
+        threads=threads,
+        progress=progress,
+      )
+    count = segment.open(path / name, 0, verify=False).header["passages"]
+    corpora = [*map(list, index.corpora), [count, corpus]]
+    _write_header(path, _settings(index), [*names, name], corpora)
+  return open(directory)
+
+
+def merge(directory: files.PathLike) -> Index:
+  """Puts all segments of an index together into one; rankings stay as they are.
+
+  Postings are copied as they are; only the dictionaries are merged.
+
+  Raises:
+    InputError: the folder is no index, a segment is damaged, or another process works on it.
+  """
+  path = sealed.local(directory)
+  open(directory)  # no working folder beside what is no index
+  with builder.alone(_work(path)):
+    index = open(directory, verify=True)
+    if len(index.segments) == 1:
+      return index
+    names = [part.folder.name for part in index.segments]
+    name = _next_name(names)
+    with files.atomic(path / name) as temporary:
+      segment.write(sealed.local(temporary), [], index.segments)
+    _write_header(path, _settings(index), [name], [list(corpus) for corpus in index.corpora])
+    for old in names:
+      shutil.rmtree(path / old)
   return open(directory)
 
 
 def open(directory: files.PathLike, *, verify: bool = False) -> Index:
-  """Opens an index, memory-mapped: nothing is read until a query needs it.
+  """Opens an index, memory-mapped: headers and sizes are checked, nothing else is read.
+
+  Checksums are compared before the first search (`Index.check`), or here.
 
   Args:
     directory: what `build` wrote.
-    verify: also compare the SHA-256 of every file, which reads all of them once. Stages do this.
+    verify: compare the SHA-256 of every file now, which reads all of them once. Stages do this.
 
   Raises:
     InputError: a file is missing, cut short or changed, or the format version is another. The
       message names the file.
   """
-  folder = sealed.local(directory)
-  header = sealed.check(folder, KIND, VERSION, remedy=REMEDY, verify=verify)
-  index = Index(
-    directory=str(folder),
-    header=header,
-    analyzer=Analyzer.from_json(header["analyzer"]),
-    terms=strings.load(folder, "terms", in_order=True, remedy=REMEDY),
-    offsets=sealed.array(folder, "offsets", np.int64, remedy=REMEDY),
-    passages=sealed.array(folder, "passages", np.int32, remedy=REMEDY),
-    scores=sealed.array(folder, "scores", np.float32, remedy=REMEDY),
-  )
-  terms, postings = header["terms"], header["postings"]
-  found = len(index.terms), len(index.offsets), len(index.passages), len(index.scores)
-  if found != (terms, terms + 1, postings, postings):
-    raise files.InputError(f"{folder}: its arrays do not fit one another; {REMEDY}")
+  path = sealed.local(directory)
+  header = sealed.check(path, KIND, VERSION, remedy=REMEDY, verify=True)
+  segments, first = [], 0
+  try:
+    for entry in header["segments"]:
+      segments.append(segment.open(path / entry, first, verify=verify))
+      first += len(segments[-1])
+    index = Index(
+      str(path), header, Analyzer.from_json(header["analyzer"]), tuple(segments), verify
+    )
+    whole = first > 0 and sum(count for count, _ in index.corpora) == first
+  except (KeyError, TypeError) as error:
+    raise files.InputError(f"{path / sealed.HEADER}: {error!r} is missing; {REMEDY}") from None
+  if not whole:
+    raise files.InputError(f"{path}: its segments do not fit the header; {REMEDY}")
   return index
 
 
@@ -175,82 +280,41 @@ def check_corpus(index: Index, passages: passages_lib.Passages) -> None:
   Raises:
     InputError: the index was built from others.
   """
-  if index.corpus != passages.corpus:
+  theirs = tuple((count, digest) for _, count, digest in passages.corpora)
+  if index.corpora != theirs:
     raise files.InputError(
       f"{index.directory}: built from other passages ({len(index)}) than those in"
       f" {passages.directory} ({len(passages)}); {REMEDY}"
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Counted:
-  """What one pass over the corpus leaves: term counts in batches, in passage order."""
-
-  terms: list[str]  # sorted
-  batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # term, passage, count; by term
-  lengths: np.ndarray  # int32 [N]
-  corpus: str
+def _name(number: int) -> str:
+  return f"segment-{number:05d}"
 
 
-def _count(passages: Iterable[passages_lib.Passage], analyzer: Analyzer) -> _Counted:
-  # Unseen terms are numbered as they come; the numbers are replaced by sorted places at the end.
-  numbers: collections.defaultdict[str, int] = collections.defaultdict()
-  numbers.default_factory = numbers.__len__
-  corpus = passages_lib.CorpusHash()
-  batches, lengths, start = [], [np.zeros(0, np.int32)], 0
-  for batch in _batched(passages, _BATCH):
-    for passage in batch:
-      corpus.add(passage)
-    analyzed = analyzer.batch(contents(passage) for passage in batch)
-    lengths.append(np.array([len(terms) for terms in analyzed], np.int32))
-    total = int(lengths[-1].sum())
-    flat = map(numbers.__getitem__, itertools.chain.from_iterable(analyzed))
-    term = np.fromiter(flat, np.int64, total)
-    passage_in_batch = np.repeat(np.arange(len(batch)), lengths[-1])
-    key, count = np.unique(term * _BATCH + passage_in_batch, return_counts=True)
-    position = (start + key % _BATCH).astype(np.int32)
-    batches.append(((key // _BATCH).astype(np.int32), position, count.astype(np.int32)))
-    start += len(batch)
-  terms = sorted(numbers)
-  place = np.empty(len(terms), np.int32)
-  place[[numbers[term] for term in terms]] = np.arange(len(terms), dtype=np.int32)
-  batches = [(place[term], position, count) for term, position, count in batches]
-  return _Counted(terms, batches, np.concatenate(lengths), corpus.hexdigest())
+def _next_name(names: Sequence[str]) -> str:
+  return _name(1 + max(int(name.rsplit("-", 1)[1]) for name in names))
 
 
-def _postings(counted: _Counted, k1: float, b: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """offsets [V + 1], passages [P], scores [P]."""
-  df = np.zeros(len(counted.terms), np.int64)
-  for term, _, _ in counted.batches:
-    first, counts = _runs(term)
-    df[term[first]] += counts
-  offsets = np.zeros(len(df) + 1, np.int64)
-  np.cumsum(df, out=offsets[1:])
-  size = len(counted.lengths)
-  idf = np.log1p((size - df + 0.5) / (df + 0.5))
-  mean = counted.lengths.mean() or 1.0  # a corpus of stop words alone
-  held_back = k1 * (1 - b + b * counted.lengths / mean)
-  positions, scores = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
-  free = offsets[:-1].copy()  # where the next posting of each term goes
-  for term, position, count in counted.batches:
-    first, counts = _runs(term)
-    rank = np.arange(len(term)) - np.repeat(first, counts)
-    to = free[term] + rank
-    positions[to] = position
-    scores[to] = idf[term] * count / (count + held_back[position])
-    free[term[first]] += counts
-  return offsets, positions, scores
+def _work(path: Path) -> Path:
+  return path.parent / f".building-{path.name}"
 
 
-def _runs(term: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Where the postings of each term begin in a batch, where they stand together; how many."""
-  first = np.flatnonzero(np.diff(term, prepend=-1))
-  return first, np.diff(first, append=len(term))
+def _settings(index: Index) -> dict[str, Any]:
+  return {name: index.header[name] for name in ("analyzer", "fields", "k1", "b", "lengths")}
 
 
-def _batched(
-  items: Iterable[passages_lib.Passage], size: int
-) -> Iterator[Sequence[passages_lib.Passage]]:
-  iterator = iter(items)
-  while batch := list(itertools.islice(iterator, size)):
-    yield batch
+def _write_header(
+  folder: Path, settings: dict[str, Any], segments: Sequence[str], corpora: Sequence[list[Any]]
+) -> None:
+  """Makes these segments the index: the one step by which a change becomes visible."""
+  parts = [json.loads((folder / name / sealed.HEADER).read_bytes()) for name in segments]
+  fields = {
+    **settings,
+    "segments": list(segments),
+    "corpora": list(corpora),
+    "passages": sum(part["passages"] for part in parts),
+    "postings": sum(part["postings"] for part in parts),
+  }
+  headers = [f"{name}/{sealed.HEADER}" for name in segments]
+  sealed.seal(folder, KIND, VERSION, fields, names=headers)

@@ -8,8 +8,11 @@ without pickling, memory-mapped when opened, so a folder may be larger than memo
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,14 @@ def local(path: files.PathLike) -> Path:
   return Path(text)
 
 
-def seal(folder: files.PathLike, kind: str, version: int, fields: dict[str, Any]) -> None:
+def seal(
+  folder: files.PathLike,
+  kind: str,
+  version: int,
+  fields: dict[str, Any],
+  *,
+  names: Sequence[str] | None = None,
+) -> None:
   """Writes `header.json` over every file that `folder` holds now.
 
   Args:
@@ -43,16 +53,18 @@ def seal(folder: files.PathLike, kind: str, version: int, fields: dict[str, Any]
     kind: what the folder is, such as "kard_jax bm25 index".
     version: of the format; readers refuse any other.
     fields: settings and counts, JSON values.
+    names: the files to seal, by their paths in the folder, instead of all files in it.
   """
   folder = local(folder)
-  names = sorted(item.name for item in folder.iterdir() if item.name != HEADER)
+  if names is None:
+    names = sorted(item.name for item in folder.iterdir() if item.name != HEADER)
   table = {
     name: {"bytes": (folder / name).stat().st_size, "sha256": files.sha256(folder / name)}
     for name in names
   }
   header = {"kind": kind, "version": version, **fields, "files": table}
   header["sha256"] = _digest(header)
-  files.write_json(folder / HEADER, header)
+  files.write_json(folder / HEADER, header)  # `check` knows these very bytes
 
 
 def check(
@@ -79,7 +91,9 @@ def check(
   if not path.is_file():
     raise files.InputError(f"{path}: no such file, so this is no {kind}; {remedy}")
   try:
-    header = json.loads(path.read_bytes())
+    data = path.read_bytes()
+    header = json.loads(data)
+    written = (json.dumps(header, indent=2, ensure_ascii=False) + "\n").encode()
     table, seen = header["files"], header.pop("sha256")
     found = header["kind"], header["version"]
     sizes = {name: (entry["bytes"], entry["sha256"]) for name, entry in table.items()}
@@ -91,7 +105,7 @@ def check(
     raise files.InputError(
       f"{path}: format version {found[1]}, this code reads version {version}; {remedy}"
     )
-  if seen != _digest(header):
+  if seen != _digest(header) or data != written:  # white space may have changed alone
     raise files.InputError(f"{path}: the header changed after it was written; {remedy}")
   for name, (size, digest) in sizes.items():
     _check_file(folder / name, size, digest if verify else None, remedy)
@@ -107,7 +121,7 @@ def array(folder: files.PathLike, name: str, dtype: Any, *, remedy: str) -> np.n
   path = local(folder) / f"{name}.npy"
   try:
     value = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+  except (OSError, ValueError, TypeError, EOFError, tokenize.TokenError) as error:
     raise files.InputError(f"{path}: not a readable array ({error}); {remedy}") from None
   if value.dtype != np.dtype(dtype) or value.ndim != 1:
     raise files.InputError(
@@ -115,6 +129,46 @@ def array(folder: files.PathLike, name: str, dtype: Any, *, remedy: str) -> np.n
       f" of shape {value.shape}; {remedy}"
     )
   return value.view(np.ndarray)  # slices of a memmap object cost microseconds each
+
+
+class ArrayWriter:
+  """Writes a one-dimensional `.npy` piece by piece, its length known at the end; a context manager.
+
+  Args:
+    path: of the file.
+    dtype: of the elements.
+  """
+
+  def __init__(self, path: Path, dtype: Any):
+    self._path, self._dtype, self._count = path, np.dtype(dtype), 0
+
+  def __enter__(self) -> ArrayWriter:
+    self._file = self._path.open("wb")
+    self._file.write(self._header(1 << 62))  # as long as any: the true one is padded to its length
+    self._begin = self._file.tell()
+    return self
+
+  def append(self, values: np.ndarray) -> None:
+    """Writes the next values."""
+    self._count += len(values)
+    self._file.write(np.ascontiguousarray(values, self._dtype).view(np.uint8).data)
+
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    with self._file as file:
+      if kind is None:
+        file.seek(0)
+        header = self._header(self._count)
+        file.write(header[:-1] + b" " * (self._begin - len(header)) + b"\n")
+        # The header's own length stands in it, and has to cover the padding.
+        file.seek(8)
+        file.write((self._begin - 10).to_bytes(2, "little"))
+
+  def _header(self, count: int) -> bytes:
+    buffer = io.BytesIO()
+    described = np.lib.format.dtype_to_descr(self._dtype)
+    fields = {"descr": described, "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(buffer, fields)
+    return buffer.getvalue()
 
 
 def _check_file(path: Path, size: int, digest: str | None, remedy: str) -> None:

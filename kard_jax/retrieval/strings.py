@@ -27,6 +27,7 @@ class Strings(Sequence[str]):
   """
 
   def __init__(self, data: np.ndarray, offsets: np.ndarray, order: np.ndarray | None = None):
+    self._array = data
     self._data = memoryview(data)  # type: ignore[arg-type]  # slices faster than an array
     self._offsets, self._order = offsets, order
 
@@ -47,6 +48,10 @@ class Strings(Sequence[str]):
 
   def __iter__(self) -> Iterator[str]:
     return (self._bytes(i).decode() for i in range(len(self)))
+
+  def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+    """All bytes (uint8), and where each string begins and the last ends (int64)."""
+    return self._array, self._offsets
 
   def find(self, value: str) -> int | None:
     """The place of a string, or None when it is not in the table. About log2(len) reads."""
@@ -91,10 +96,12 @@ def save(folder: files.PathLike, name: str, values: Sequence[str], *, in_order: 
     np.save(path / f"{name}_order.npy", np.asarray(order, np.int32))
 
 
-def load(folder: files.PathLike, name: str, *, in_order: bool, remedy: str) -> Strings:
-  """Memory-maps what `save` wrote."""
+def load(
+  folder: files.PathLike, name: str, *, in_order: bool, remedy: str, offsets: Any = np.int64
+) -> Strings:
+  """Memory-maps what `save` wrote; `offsets` is their type, where another writer chose it."""
   return Strings(
     sealed.array(folder, f"{name}_data", np.uint8, remedy=remedy),
-    sealed.array(folder, f"{name}_offsets", np.int64, remedy=remedy),
+    sealed.array(folder, f"{name}_offsets", offsets, remedy=remedy),
     None if in_order else sealed.array(folder, f"{name}_order", np.int32, remedy=remedy),
   )

@@ -1,0 +1,270 @@
+"""Search on the processor's cores by the compiled kernels (`native/search.c`, `native/rescore.c`).
+
+Queries are dealt to threads in strips; each strip walks the index once, block after block, so that
+postings are read from memory once for many queries.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ctypes
+import functools
+import os
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+
+from kard_jax.core import files
+from kard_jax.retrieval import native
+from kard_jax.retrieval.index import REMEDY, Index
+from kard_jax.retrieval.queries import Encoded
+from kard_jax.retrieval.scoring import Scoring
+from kard_jax.retrieval.segment import Segment
+
+_STRIP = 256  # queries at most that walk the index together
+_STRIPS = 4  # for each thread, so that all end at about the same time
+_NO_MEMORY, _DAMAGED = -2, -3
+
+
+_TABLES = ("classes", "ones", "parts", "held_back", "class_of_length")
+
+
+class _Segment(ctypes.Structure):
+  """`kj_segment` of `native/score.h`."""
+
+  _fields_ = (
+    *[(name, ctypes.c_void_p) for name in ("data", "block_data", "block_passages")],
+    ("blocks", ctypes.c_int64),
+    *[(name, ctypes.c_void_p) for name in ("term_chunks", "chunks")],
+    ("directory", ctypes.c_int64),
+    *[(name, ctypes.c_void_p) for name in _TABLES],
+    *[(name, ctypes.c_int64) for name in ("rows", "width", "longest", "first")],
+  )
+
+
+def available() -> bool:
+  """Whether the kernels could be compiled."""
+  return _library() is not None
+
+
+class Searcher:
+  """The kernels, bound to an index; for any number of threads."""
+
+  def __init__(self, index: Index):
+    library = _library()
+    assert library is not None
+    self._library, self._where = library, index.directory
+    self._scoring = index.scoring
+    self._keep = [_arrays(part) for part in index.segments]  # the kernels hold only addresses
+    self._segments = [
+      _struct(part, arrays, index.scoring, number)
+      for number, (part, arrays) in enumerate(zip(index.segments, self._keep, strict=True))
+    ]
+
+  def top_k(
+    self, encoded: Encoded, weights: np.ndarray, units: np.ndarray, k: int, threads: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """ids int32 [B, k] and scores float32 [B, k]; see `bm25.top_k`."""
+    queries = len(encoded.ends)
+    ids, scores = np.empty((queries, k), np.int32), np.empty((queries, k), np.float32)
+
+    def search(low: int, high: int) -> None:
+      heaps, held = np.zeros((high - low, k), np.uint64), np.zeros(high - low, np.int64)
+      for number, struct in enumerate(self._segments):
+        terms, weight, ends = _strip(encoded, weights, number, low, high)
+        self._check(
+          self._library.kj_search(
+            ctypes.byref(struct),
+            _p(terms),
+            _p(weight),
+            _p(ends),
+            high - low,
+            k,
+            _p(heaps),
+            _p(held),
+          )
+        )
+      self._library.kj_results(
+        _p(heaps), _p(held), high - low, k, _p(units[low:high]), _p(ids[low:high]),
+        _p(scores[low:high]),
+      )  # fmt: skip
+
+    _deal(search, queries, threads)
+    return ids, scores
+
+  def rescore(
+    self,
+    encoded: Encoded,
+    weights: np.ndarray,
+    units: np.ndarray,
+    passages: np.ndarray,
+    threads: int,
+  ) -> np.ndarray:
+    """float32 [B, C]; see `bm25.rescore`."""
+    wanted = np.ascontiguousarray(passages, np.int32)
+    sums = np.zeros(wanted.shape, np.int32)
+
+    def score(low: int, high: int) -> None:
+      for number, struct in enumerate(self._segments):
+        terms, weight, ends = _strip(encoded, weights, number, low, high)
+        self._check(
+          self._library.kj_rescore(
+            ctypes.byref(struct), _p(terms), _p(weight), _p(ends), high - low,
+            _p(wanted[low:high]), wanted.shape[1], _p(sums[low:high]),
+          )
+        )  # fmt: skip
+
+    _deal(score, len(wanted), threads)
+    # As the search does: to float32 first, then the scale, which is exact.
+    return (sums.astype(np.float32) * units[:, None]).astype(np.float32)
+
+  def _check(self, result: int) -> None:
+    if result == _NO_MEMORY:
+      raise MemoryError
+    if result == _DAMAGED:
+      raise files.InputError(f"{self._where}: the index is damaged; {REMEDY}")
+
+
+def expand(
+  index: Index, segment: int, low: int, high: int, first: int, last: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Postings of the terms [low, high) of a segment in its passages [first, last), term by term.
+
+  Returns:
+    int32 [P] passages, less `first`; uint32 [P] parts of the term's weight, in units of 2**-32;
+    int64 [high - low], how many up to and with each term.
+  """
+  if not available():
+    return _expand_numpy(index, segment, low, high, first, last)
+  bound = searcher(index)
+  library, struct = bound._library, ctypes.byref(bound._segments[segment])
+  ends = np.zeros(high - low, np.int64)
+  count = library.kj_expand(struct, low, high, first, last, None, None, _p(ends))
+  bound._check(count)
+  passages, parts = np.empty(count, np.int32), np.empty(count, np.uint32)
+  library.kj_expand(struct, low, high, first, last, _p(passages), _p(parts), None)
+  return passages, parts, ends
+
+
+def _expand_numpy(
+  index: Index, segment: int, low: int, high: int, first: int, last: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The same without a compiler."""
+  passages, parts = [np.zeros(0, np.int32)], [np.zeros(0, np.uint32)]
+  ends = np.zeros(high - low, np.int64)
+  for term in range(low, high):
+    found, tfs = index.segments[segment].postings(term)
+    here = (found >= first) & (found < last)
+    found, tfs = found[here], tfs[here]
+    passages.append((found - first).astype(np.int32))
+    parts.append(index.scoring.part(tfs, index.scoring.classes[segment][found]))
+    ends[term - low] = len(found)
+  return np.concatenate(passages), np.concatenate(parts), np.cumsum(ends)
+
+
+def rescore_numpy(
+  index: Index, encoded: Encoded, weights: np.ndarray, units: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+  """What `Searcher.rescore` does, without a compiler."""
+  sums = np.zeros(wanted.shape, np.int64)
+  begins = np.concatenate([[0], encoded.ends[:-1]])
+  for query, (begin, end) in enumerate(zip(begins, encoded.ends, strict=True)):
+    for number, part in enumerate(index.segments):
+      local = wanted[query].astype(np.int64) - part.first
+      inside = (local >= 0) & (local < len(part))
+      for at in range(begin, end):
+        if (term := int(encoded.ids[number, at])) < 0:
+          continue
+        found, tfs = part.postings(term)
+        place = np.minimum(np.searchsorted(found, local), len(found) - 1)
+        hit = inside & (found[place] == local)
+        classes = index.scoring.classes[number][local[hit]]
+        parts = index.scoring.part(tfs[place[hit]], classes).astype(np.uint64)
+        product = parts * np.uint64(weights[at]) + np.uint64(1 << 31) >> np.uint64(32)
+        sums[query, hit] += product.astype(np.int64)
+  return (sums.astype(np.float32) * units[:, None]).astype(np.float32)
+
+
+_SEARCHERS: weakref.WeakKeyDictionary[Index, Searcher] = weakref.WeakKeyDictionary()
+
+
+def searcher(index: Index) -> Searcher:
+  """The searcher of an index, made once."""
+  found = _SEARCHERS.get(index)
+  if found is None:
+    found = _SEARCHERS[index] = Searcher(index)
+  return found
+
+
+def cores(threads: int | None) -> int:
+  """How many threads to use: all cores that this process may run on, unless told."""
+  if threads is not None and threads < 1:
+    raise ValueError(f"threads has to be at least 1, not {threads}")
+  return threads or len(os.sched_getaffinity(0))
+
+
+def _deal(work: Callable[[int, int], None], queries: int, threads: int) -> None:
+  """Calls `work` on strips of queries, side by side."""
+  size = max(1, min(_STRIP, -(-queries // (threads * _STRIPS))))
+  strips = [(low, min(low + size, queries)) for low in range(0, queries, size)]
+  if threads == 1 or len(strips) == 1:
+    for strip in strips:
+      work(*strip)
+    return
+  with concurrent.futures.ThreadPoolExecutor(min(threads, len(strips))) as pool:
+    for done in [pool.submit(work, *strip) for strip in strips]:
+      done.result()
+
+
+def _strip(
+  encoded: Encoded, weights: np.ndarray, segment: int, low: int, high: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """terms, weights and ends of some queries, without terms that the segment does not have."""
+  begin = int(encoded.ends[low - 1]) if low else 0
+  span = slice(begin, int(encoded.ends[high - 1]))
+  terms = encoded.ids[segment, span]
+  known = terms >= 0
+  ends = np.concatenate([[0], np.cumsum(known)])[encoded.ends[low:high] - begin]
+  return terms[known], weights[span][known], np.ascontiguousarray(ends, np.int64)
+
+
+def _arrays(part: Segment) -> tuple[np.ndarray, ...]:
+  return tuple(
+    np.ascontiguousarray(array)
+    for array in (part.data, part.block_data, part.block_passages, part.term_chunks, part.chunks)
+  )
+
+
+def _struct(
+  part: Segment, arrays: tuple[np.ndarray, ...], scoring: Scoring, number: int
+) -> _Segment:
+  data, block_data, block_passages, term_chunks, chunks = map(_p, arrays)
+  rows, width = scoring.parts.shape
+  return _Segment(
+    data, block_data, block_passages, len(part.block_data) - 1, term_chunks, chunks,
+    len(part.chunks), _p(scoring.classes[number]), _p(scoring.ones[number]), _p(scoring.parts),
+    _p(scoring.held_back), _p(scoring.class_of_length), rows, width, scoring.longest, part.first,
+  )  # fmt: skip
+
+
+def _p(array: np.ndarray) -> int:
+  return array.ctypes.data
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+  """The kernels with the types of those used here."""
+  library = native.library()
+  if library is None:
+    return None
+  pointer, number = ctypes.c_void_p, ctypes.c_int64
+  for name, result, arguments in [
+    ("search", number, [pointer] * 4 + [number] * 2 + [pointer] * 2),
+    ("results", None, [pointer] * 2 + [number] * 2 + [pointer] * 3),
+    ("rescore", number, [pointer] * 4 + [number, pointer, number, pointer]),
+    ("expand", number, [pointer] + [number] * 4 + [pointer] * 3),
+  ]:
+    function = getattr(library, f"kj_{name}")
+    function.restype, function.argtypes = result, arguments
+  return library
