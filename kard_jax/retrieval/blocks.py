@@ -17,9 +17,10 @@ import numpy as np
 
 from kard_jax.retrieval import native, postings
 from kard_jax.retrieval.analyzer import Analyzer
+from kard_jax.retrieval.vocabulary import Words
 
 CHARACTERS = 1 << 26  # of text in a block at most, and at least one passage: bounds memory
-WORD_BYTES = 350  # of memory that a distinct word takes in the tables of all threads, about
+WORD_BYTES = 200  # of memory that a distinct word takes in all tables, about
 
 _TEXTS = 2048  # cut at a time
 _NO_MEMORY = -2
@@ -29,51 +30,68 @@ class Block(NamedTuple):
   """A block, ready to be stored.
 
   Attributes:
-    terms: UTF-8, sorted by their bytes.
+    terms: uint8, its terms in UTF-8, sorted by their bytes, one after another.
+    offsets: int64 [terms + 1], where each begins, and the end.
     chunks: CHUNK [terms]; `block` is 0 until the blocks are put together.
     data: uint8, the postings.
     lengths: int32 [passages], terms of each passage.
   """
 
-  terms: list[bytes]
+  terms: np.ndarray
+  offsets: np.ndarray
   chunks: np.ndarray
   data: np.ndarray
   lengths: np.ndarray
 
 
 class Terms:
-  """What every word of the blocks before came to; shared by the threads that make blocks.
+  """Texts to numbered terms; what every word came to is remembered, for all threads together.
 
   Args:
     analyzer: text to terms.
   """
 
   def __init__(self, analyzer: Analyzer):
-    self.analyzer = analyzer
-    self.terms: list[bytes] = []  # by number
-    self._of_word: dict[str, int] = {}
-    self._of_term: dict[str, int] = {}
+    self._analyzer = analyzer
+    self._words = analyzer.table()
+    self._terms = Words(white_space=True)  # no term has white space in it
+    self._term_of_word = np.zeros(1 << 16, np.int32)
+    self._known = 0  # words
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    return len(self._of_word)
+    return len(self._words)
 
-  def numbers(self, words: Sequence[str]) -> list[int]:
-    """The number of each word's term; -1 for a word that has none."""
-    get = self._of_word.get
-    found = [get(word, -2) for word in words]
-    if -2 not in found:
-      return found
+  def cut(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Cuts texts into words.
+
+    Returns:
+      int32 numbers of all words, one after another; int64 how many there are up to and with each
+      text; int32 the term of each word, -1 for none; how many terms there are.
+    """
     with self._lock:
-      new = [word for word, number in zip(words, found, strict=True) if number == -2]
-      new = [word for word in new if word not in self._of_word]  # another thread's, meanwhile
-      for word, term in zip(new, self.analyzer.terms(new), strict=True):
-        number = self._of_term.setdefault(term, len(self.terms)) if term else -1
-        if number == len(self.terms):
-          # A lone surrogate cannot be stored, and no valid text has one.
-          self.terms.append(term.encode("utf-8", "replace"))
-        self._of_word[word] = number
-    return [get(word, -1) for word in words]
+      words, ends = self._words.cut(texts)
+      self._learn()
+      return words, ends, self._term_of_word, len(self._terms)
+
+  def sorted(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some terms in order, as `Words.sorted`."""
+    with self._lock:
+      return self._terms.sorted(numbers)
+
+  def _learn(self) -> None:
+    """Finds the terms of words that were not seen before."""
+    total = len(self._words)
+    if total == self._known:
+      return
+    if total > len(self._term_of_word):  # a new array: other threads still read the old one
+      self._term_of_word = np.resize(self._term_of_word, max(total, 2 * len(self._term_of_word)))
+    terms = self._analyzer.terms(self._words.new_words(self._known))
+    numbers, _ = self._terms.cut([" ".join(terms)])
+    some = np.fromiter(map(bool, terms), bool, len(terms))
+    self._term_of_word[self._known : total] = -1
+    self._term_of_word[self._known : total][some] = numbers
+    self._known = total
 
 
 class Maker:
@@ -81,35 +99,18 @@ class Maker:
 
   def __init__(self) -> None:
     self._counter = _NativeCounter() if _library() is not None else _NumpyCounter()
-    self._terms: Terms | None = None
 
   def __call__(self, texts: Sequence[str], terms: Terms) -> Block:
     """The block of these passages' texts, at most 65,536."""
-    if terms is not self._terms:
-      self._terms, self._words = terms, terms.analyzer.table()
-      self._term_of_word = np.zeros(1 << 16, np.int32)
-      self._known = 0
     self._counter.clear()
+    known = 0
     for start in range(0, len(texts), _TEXTS):
-      words, ends = self._words.cut(texts[start : start + _TEXTS])
-      self._learn(terms)
-      self._counter.add(words, ends, self._term_of_word, len(terms.terms))
-    known = len(terms.terms)
-    order = sorted(self._counter.used(known).tolist(), key=terms.terms.__getitem__)
+      words, ends, term_of_word, known = terms.cut(texts[start : start + _TEXTS])
+      self._counter.add(words, ends, term_of_word, known)
+    order, data, offsets = terms.sorted(self._counter.used(known))
     place = np.full(max(1, known), -1, np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    chunks, data, lengths = self._counter.encode(place, len(order))
-    return Block([terms.terms[number] for number in order], chunks, data, lengths)
-
-  def _learn(self, terms: Terms) -> None:
-    """Notes the terms of words that were not seen before."""
-    total = len(self._words)
-    if total > len(self._term_of_word):
-      self._term_of_word = np.resize(self._term_of_word, max(total, 2 * len(self._term_of_word)))
-    if total > self._known:
-      new = self._words.new_words(self._known)
-      self._term_of_word[self._known : total] = terms.numbers(new)
-      self._known = total
+    return Block(data, offsets, *self._counter.encode(place, len(order)))
 
 
 class _NativeCounter:

@@ -3,19 +3,30 @@
 Two ways to the same numbers, to the last bit: compiled kernels on the processor's cores, and XLA on
 a mesh of devices (or on a processor without a compiler). Both add whole numbers, so the order of
 adding does not matter. Both are exact: every passage is taken into account.
+
+JAX takes a second to import, so it is imported when there is something for it to do: on a machine
+without accelerators, a search needs NumPy and the kernels alone.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import importlib.util
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Float32, Int, Int32
 
-from kard_jax.retrieval import search_cpu, search_xla
+from kard_jax.retrieval import search_cpu
 from kard_jax.retrieval.index import Index
+
+if TYPE_CHECKING:
+  from jax.sharding import Mesh
+else:
+  Mesh = Any
 
 _BATCH = 4096  # queries at a time: bounds the memory of what is kept for each
 
@@ -37,7 +48,7 @@ def top_k(
   queries: Sequence[str],
   k: int,
   *,
-  mesh: jax.sharding.Mesh | None = None,
+  mesh: Mesh | None = None,
   threads: int | None = None,
 ) -> Hits:
   """The k best passages of each query by BM25 (exact, over all passages).
@@ -61,7 +72,7 @@ def top_k(
     raise ValueError(f"k has to be at least 1, not {k}")
   cores = search_cpu.cores(threads)
   index.check()
-  hits = [np.zeros((0, k), np.int32)], [np.zeros((0, k), np.float32)]
+  ids, scores = [np.zeros((0, k), np.int32)], [np.zeros((0, k), np.float32)]
   for start in range(0, len(queries), _BATCH):
     encoded = index.encoder(queries[start : start + _BATCH])
     idf = index.scoring.idf(encoded.frequency)
@@ -69,16 +80,18 @@ def top_k(
     if _on_cpu(mesh):
       found = search_cpu.searcher(index).top_k(encoded, weights, units, k, cores)
     else:
+      from kard_jax.retrieval import search_xla
+
       found = search_xla.searcher(index, mesh).top_k(encoded, weights, units, k)
-    for rows, new in zip(hits, found, strict=True):
-      rows.append(new)
-  return Hits(np.concatenate(hits[0]), np.concatenate(hits[1]))
+    ids.append(found[0])
+    scores.append(found[1])
+  return Hits(np.concatenate(ids), np.concatenate(scores))
 
 
 def rescore(
   index: Index,
   queries: Sequence[str],
-  passage_ids_BxC: Int[Array | np.ndarray, "B C"],
+  passage_ids_BxC: Int[Any, "B C"],
   *,
   threads: int | None = None,
 ) -> Float32[np.ndarray, "B C"]:
@@ -120,5 +133,24 @@ def rescore(
   return np.concatenate(scores)
 
 
-def _on_cpu(mesh: jax.sharding.Mesh | None) -> bool:
-  return mesh is None and search_cpu.available() and jax.default_backend() == "cpu"
+def _on_cpu(mesh: Mesh | None) -> bool:
+  """Whether to search by the kernels: no devices were named, and JAX has no accelerators."""
+  if mesh is not None or not search_cpu.available():
+    return False
+  if not _may_have_accelerators():
+    return True
+  import jax
+
+  return jax.default_backend() == "cpu"
+
+
+@functools.cache
+def _may_have_accelerators() -> bool:
+  """Whether it is worth asking JAX: all but the processor comes to it by one of these ways."""
+  if os.environ.get("JAX_PLATFORMS") == "cpu":
+    return False
+  return (
+    any(os.environ.get(name) for name in ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH"))
+    or any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    or bool(importlib.metadata.entry_points(group="jax_plugins"))
+  )

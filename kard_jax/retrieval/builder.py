@@ -36,7 +36,7 @@ _READ = 4096  # passages read at a time
 _BASE = 150 << 20  # bytes that Python and the libraries take before a build begins
 # A block of English under way: its texts twice (two bytes a character at worst), what is counted
 # and what is written, and once more its texts while they wait.
-_BLOCK_BYTES = 256 << 20
+_BLOCK_BYTES = 192 << 20
 _LEAST_WORDS = 1 << 16
 
 
@@ -90,7 +90,7 @@ def _plan(memory_limit: int, threads: int | None) -> tuple[int, int]:
     )
   room = memory_limit - _BASE
   workers = min(threads or os.cpu_count() or 1, max(1, room // (_BLOCK_BYTES + (32 << 20))))
-  # While the last blocks still use the old table a new one grows.
+  # While the last blocks still use the old tables, new ones grow.
   words = (room - workers * _BLOCK_BYTES) // blocks_lib.WORD_BYTES // 2
   return workers, max(_LEAST_WORDS, words)
 
@@ -103,9 +103,13 @@ def alone(work: Path) -> Iterator[None]:
   the lock when the process ends.
 
   Raises:
-    InputError: another process holds it.
+    InputError: another process holds it, or it holds other files.
   """
   path = work / "lock"
+  if work.exists():
+    for item in work.iterdir():  # it will be emptied: so not where somebody keeps anything else
+      if item.name not in ("lock", "plan.json") and not item.name.startswith(("block-", ".tmp-")):
+        raise files.InputError(f"{item}: not of an index to build; give an empty working folder")
   with contextlib.ExitStack() as stack:
     try:
       work.mkdir(parents=True, exist_ok=True)
@@ -254,8 +258,11 @@ class _Reader:
       assert self._rows is not None
       rows = list(itertools.islice(self._rows, min(_READ, most)))
     if self._known is None:
-      for row in rows:
-        self._digest.add(row)
+      try:
+        for row in rows:
+          self._digest.add(row)
+      except UnicodeEncodeError as error:
+        raise files.InputError(f"passage {row.id!r}: not valid Unicode ({error.reason})") from None
     self._ahead.extend(map(contents, rows))
 
 

@@ -163,7 +163,7 @@ def build(
       threads=threads,
       progress=progress,
     )
-    settings = {"analyzer": analyzer.to_json(), "fields": ["title", "text"]}
+    settings: dict[str, Any] = {"analyzer": analyzer.to_json(), "fields": ["title", "text"]}
     settings |= {"k1": k1, "b": b, "lengths": lengths}
     count = segment.open(folder / _name(0), 0, verify=False).header["passages"]
     corpora = [[c[1], c[2]] for c in getattr(passages, "corpora", ())] or [[count, corpus]]

@@ -81,10 +81,10 @@ class Encoder:
       number = self._terms.get(term, -2) if term else -1
       if number == -2:
         number = -1
-        ids = [-1 if (at := part.terms.find(term)) is None else at for part in self._segments]
-        if max(ids) >= 0:
+        row = [-1 if (at := part.terms.find(term)) is None else at for part in self._segments]
+        if max(row) >= 0:
           number = len(self._terms)
-          new.append(ids)
+          new.append(row)
           self._terms[term] = number
       numbers.append(number)
     if not numbers:
@@ -92,10 +92,9 @@ class Encoder:
     self._term_of_word = np.concatenate([self._term_of_word, np.array(numbers, np.int32)])
     if new:
       ids = np.array(new, np.int32).T
-      frequency = sum(
-        np.array([_frequency(part, int(term)) for term in row], np.int64)
-        for part, row in zip(self._segments, ids, strict=True)
-      )
+      pairs = zip(self._segments, ids, strict=True)
+      each = [[_frequency(part, int(term)) for term in row] for part, row in pairs]
+      frequency = np.array(each, np.int64).sum(0)
       self._ids = np.concatenate([self._ids, ids], 1)
       self._frequency = np.concatenate([self._frequency, frequency])
 

@@ -84,10 +84,8 @@ def store_block(block: Block, folder: Path) -> None:
   with files.atomic(folder) as temporary:
     path = sealed.local(temporary)
     path.mkdir()
-    offsets = np.zeros(len(block.terms) + 1, np.int64)
-    np.cumsum([len(term) for term in block.terms], out=offsets[1:])
-    np.save(path / "terms.npy", np.frombuffer(b"".join(block.terms), np.uint8))
-    np.save(path / "offsets.npy", offsets)
+    np.save(path / "terms.npy", block.terms)
+    np.save(path / "offsets.npy", block.offsets)
     np.save(path / "chunks.npy", block.chunks)
     np.save(path / "data.npy", block.data)
     np.save(path / "lengths.npy", block.lengths)

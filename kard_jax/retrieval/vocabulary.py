@@ -87,6 +87,31 @@ class Words:
     spans = itertools.pairwise(offsets.tolist())
     return [joined[start:end].decode("utf-8", "surrogatepass") for start, end in spans]
 
+  def sorted(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some words in the order of their UTF-8 bytes.
+
+    Args:
+      numbers: of distinct words.
+
+    Returns:
+      int32, the numbers in order; uint8, the bytes of these words one after another; int64, where
+      each begins, and the end.
+    """
+    order = np.array(numbers, np.int32)
+    if self._library is None:
+      words = list(self._python)
+      encoded = sorted((words[number].encode("utf-8", "replace"), number) for number in numbers)
+      offsets = np.cumsum([0, *(len(word) for word, _ in encoded)], dtype=np.int64)
+      data = np.frombuffer(b"".join(word for word, _ in encoded), np.uint8)
+      return np.array([number for _, number in encoded], np.int32), data, offsets
+    if self._library.kj_words_sort(self._handle, order.ctypes.data, len(order)) == _OUT_OF_MEMORY:
+      raise MemoryError
+    offsets = np.empty(len(order) + 1, np.int64)
+    self._library.kj_words_offsets(self._handle, order.ctypes.data, len(order), offsets.ctypes.data)
+    data = np.empty(offsets[-1], np.uint8)
+    self._library.kj_words_copy(self._handle, order.ctypes.data, len(order), data.ctypes.data)
+    return order, data, offsets
+
   def _cut_in_python(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     numbers: list[int] = []
     ends = np.empty(len(texts), np.int64)
@@ -120,6 +145,9 @@ def _library() -> ctypes.CDLL | None:
     ("bytes", number, [pointer]),
     ("get", None, [pointer, number, pointer, pointer]),
     ("cut", number, [pointer, ctypes.c_char_p, pointer, number, pointer, number, pointer]),
+    ("sort", number, [pointer, pointer, number]),
+    ("offsets", None, [pointer, pointer, number, pointer]),
+    ("copy", None, [pointer, pointer, number, pointer]),
   ]:
     function = getattr(library, f"kj_words_{name}")
     function.restype, function.argtypes = result, arguments

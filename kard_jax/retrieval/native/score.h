@@ -26,6 +26,7 @@ typedef struct {
   int64_t rows, width;
   int64_t longest;                  // the class of the longest passage
   int64_t first;                    // number of the segment's first passage in the index
+  int64_t mapped;                   // `data` is a file's pages, to be let go of after each block
 } kj_segment;
 
 static inline uint32_t part_of(const kj_segment *s, uint32_t tf, uint16_t class) {
@@ -37,8 +38,12 @@ static inline uint32_t part_of(const kj_segment *s, uint32_t tf, uint16_t class)
 }
 
 // weight * part, rounded to the nearest whole number. weight: what the term adds at most.
+static inline int32_t share_of(int32_t weight, uint32_t part) {
+  return (int32_t)(((uint64_t)(uint32_t)weight * part + (1u << 31)) >> 32);
+}
+
 static inline int32_t value(const kj_segment *s, int32_t weight, uint32_t tf, uint16_t class) {
-  return (int32_t)(((uint64_t)(uint32_t)weight * part_of(s, tf, class) + (1u << 31)) >> 32);
+  return share_of(weight, part_of(s, tf, class));
 }
 
 // A term's postings in a block.
@@ -78,6 +83,7 @@ static inline int point(const kj_segment *s, int64_t block, const kj_chunk *chun
   size_t room = (size_t)s->block_data[block + 1] - begin;
   size_t size = chunk_size(chunk->kind, count, (chunk->kind & BITMAP) ? 0 : count);
   if (chunk->offset > room || size > room - chunk->offset) return 0;
+  if (chunk->kind > (BITMAP | WIDE) || chunk->offset % chunk_align(chunk->kind)) return 0;
   c->base = s->data + begin + chunk->offset;
   c->tfs = c->base + chunk_tfs(chunk->kind, count);
   c->count = (int32_t)count;

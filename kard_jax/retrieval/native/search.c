@@ -1,13 +1,14 @@
 // The k best passages of many queries, exactly, block after block of a segment's passages.
 //
-// Sums are kept for a window of passages that fits the processor's first cache. Terms with few
-// postings (lists) are added for each passage that has them. Terms with many (bitmaps) are not
-// looked at one by one: for 64 passages at a time one instruction adds a term's weight, in coarse
-// units, where its bit is set. That bounds what all bitmaps add to a passage, closely, and only
-// where the sum then exceeds the k-th best score so far are true values looked up. This is
-// MaxScore's idea (Turtle and Flood 1995) turned to whole windows.
+// Terms with few postings (lists) are added to the sums of all passages that have them. Terms with
+// many (bitmaps) are not looked at one by one: for 64 passages at a time one instruction adds a
+// term's weight, in coarse units, where its bit is set. That bounds, closely, what all bitmaps add
+// to a passage, and only where the sum and the bound together exceed the k-th best score so far are
+// true values looked up. This is MaxScore's idea (Turtle and Flood 1995) turned to whole words.
+#define _DEFAULT_SOURCE  // madvise
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #ifdef __AVX512BW__
 #include <immintrin.h>
 #endif
@@ -16,8 +17,8 @@
 
 enum { GROUP = 64 };           // passages in a word of a bitmap
 enum { GROUPED = 16 };         // bitmaps whose units are added in single bytes
-enum { FIRST_WINDOW = 1024 };  // small while the heap is not full: a threshold is wanted early
-enum { WINDOW = 8192 };        // 32 KB of sums
+enum { MOST_BITMAPS = 256 };   // of a query; further terms with many postings are added in full
+enum { WINDOW = 2048 };        // passages between two looks at the threshold
 enum { DAMAGED = -3, NO_MEMORY = -2 };
 
 typedef struct {
@@ -31,11 +32,13 @@ typedef struct {
 } Units;
 
 typedef struct {
-  int32_t *sums;            // [BLOCK]
+  int32_t *sums;            // [BLOCK] zeros between queries
   Candidate *found;         // [WINDOW]
   Cursor *lists, *bitmaps;  // [most terms of a query]
   Units *units;             // of the bitmaps
-  uint16_t *once, *beyond;  // [BLOCK] each passage's sums of units
+  const uint64_t *bits[MOST_BITMAPS];  // theirs
+  uint8_t *vectors;         // [MOST_BITMAPS, 2, 64] the units, repeated
+  uint16_t *once, *beyond;  // [BLOCK] sums of units, where a passage is found
 } Scratch;
 
 // A query's terms in a block.
@@ -94,26 +97,22 @@ static void push(Best *best, uint64_t key) {
   heap[i] = key;
 }
 
-// ---- adding terms to the sums of a window [from, to) of a block
+// ---- adding terms to the sums of a block's passages
 
-static void add_list(const kj_segment *s, Cursor *c, int32_t to, const uint16_t *classes,
-                     int32_t *sums) {
+static void add_list(const kj_segment *s, const Cursor *c, const uint16_t *classes, int32_t *sums) {
   const uint16_t *docs = (const uint16_t *)c->base;
-  const int32_t count = c->count, weight = c->weight;
-  int32_t i = c->at;
-  if (!(c->kind & WIDE)) {
-    const uint8_t *tfs = c->tfs;
-    for (; i + 4 <= count && docs[i + 3] < to; i += 4) {
-      for (int j = 0; j < 4; j++) {
-        uint16_t doc = docs[i + j];
-        sums[doc] += value(s, weight, tfs[i + j], classes[doc]);
-      }
+  if (c->kind & WIDE) {
+    for (int32_t i = 0; i < c->count; i++) {
+      sums[docs[i]] += value(s, c->weight, tf_at(c, i), classes[docs[i]]);
     }
+    return;
   }
-  for (; i < count && docs[i] < to; i++) {
-    sums[docs[i]] += value(s, weight, tf_at(c, i), classes[docs[i]]);
+  const uint8_t *tfs = c->tfs;
+  const int32_t count = c->count, weight = c->weight;
+  for (int32_t i = 0; i < count; i++) {
+    uint16_t doc = docs[i];
+    sums[doc] += value(s, weight, tfs[i], classes[doc]);
   }
-  c->at = i;
 }
 
 static void add_bitmap(const kj_segment *s, const Cursor *c, int32_t from, int32_t to,
@@ -127,16 +126,21 @@ static void add_bitmap(const kj_segment *s, const Cursor *c, int32_t from, int32
   }
 }
 
+// ---- bounds
+
 // What bitmaps can add to a passage that has so many units of them.
 static inline int32_t bound_of(uint32_t once, uint32_t beyond, uint32_t one, Present present) {
-  uint32_t fine = (once * one >> 8) + (beyond << 8) + 1;  // in units of 1 << (shift - 8)
+  // In units of 1 << (shift - 8). Two more: the shift rounds down, and `one` stops short of 1.
+  uint32_t fine = (once * one >> 8) + (beyond << 8) + 2 + present.bitmaps / GROUPED;
   // Each true value is rounded, so it may exceed its share by half: `bitmaps` makes up for that.
   return (int32_t)(fine << (present.shift - 8)) + present.bitmaps;
 }
 
 // Rounds the weights of bitmaps, of which the heaviest come first, up to units, so that those of
 // any GROUPED in a row are at most 255 in all, those beyond included.
-static int32_t make_units(const Cursor *c, int32_t count, Units *units) {
+static int32_t make_units(Scratch *scratch, int32_t count) {
+  const Cursor *c = scratch->bitmaps;
+  Units *units = scratch->units;
   int64_t total = 0;
   for (int32_t i = 0; i < count && i < GROUPED; i++) total += c[i].weight + c[i].beyond;
   int32_t shift = 8;
@@ -144,159 +148,172 @@ static int32_t make_units(const Cursor *c, int32_t count, Units *units) {
   for (int32_t i = 0; i < count; i++) {
     units[i].once = (uint8_t)((c[i].weight + (1 << shift) - 1) >> shift);
     units[i].beyond = (uint8_t)((c[i].beyond + (1 << shift) - 1) >> shift);
+    scratch->bits[i] = (const uint64_t *)c[i].base;
+    memset(scratch->vectors + (size_t)i * 128, units[i].once, 64);
+    memset(scratch->vectors + (size_t)i * 128 + 64, units[i].beyond, 64);
   }
   return shift;
 }
 
 #ifdef __AVX512BW__
-// bound_of for 64 passages, whose units are bytes.
-static inline void store_bounds(const kj_segment *s, Scratch *scratch, Present present,
-                                const __m512i units[2], int32_t doc, int64_t first) {
-  const __m512i slack = _mm512_set1_epi32(present.bitmaps);
-  for (int half = 0; half < 2; half++) {
-    __m256i bytes[2];
-    for (int plane = 0; plane < 2; plane++) {
-      bytes[plane] = half ? _mm512_extracti64x4_epi64(units[plane], 1)
-                          : _mm512_castsi512_si256(units[plane]);
-    }
-    __m512i once = _mm512_cvtepu8_epi16(bytes[0]), beyond = _mm512_cvtepu8_epi16(bytes[1]);
-    _mm512_storeu_si512(scratch->once + doc + half * 32, once);
-    _mm512_storeu_si512(scratch->beyond + doc + half * 32, beyond);
-    __m512i ones = _mm512_loadu_si512(s->ones + first + doc + half * 32);
-    __m512i fine = _mm512_mulhi_epu16(_mm512_slli_epi16(once, 8), ones);
-    fine = _mm512_add_epi16(fine, _mm512_slli_epi16(beyond, 8));
-    fine = _mm512_add_epi16(fine, _mm512_set1_epi16(1));
-    for (int quarter = 0; quarter < 2; quarter++) {
-      __m256i part = quarter ? _mm512_extracti64x4_epi64(fine, 1) : _mm512_castsi512_si256(fine);
-      __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(part), (unsigned)present.shift - 8);
-      _mm512_storeu_si512(scratch->sums + doc + half * 32 + quarter * 16,
-                          _mm512_add_epi32(wide, slack));
-    }
+// Adds up units of bitmaps [from, to) for 64 passages, in bytes: of the term, and beyond once.
+static inline void add_units(const Scratch *scratch, int32_t from, int32_t to, int32_t word,
+                             __m512i units[2]) {
+  __m512i once = _mm512_setzero_si512(), beyond = _mm512_setzero_si512();
+  for (int32_t i = from; i < to; i++) {
+    const uint64_t *bits = scratch->bits[i] + word * 2;
+    const uint8_t *vectors = scratch->vectors + (size_t)i * 128;
+    once = _mm512_mask_add_epi8(once, bits[0], once, _mm512_load_si512(vectors));
+    beyond = _mm512_mask_add_epi8(beyond, bits[1], beyond, _mm512_load_si512(vectors + 64));
   }
+  units[0] = once;
+  units[1] = beyond;
+}
+
+static inline __m512i widen(__m512i bytes, int half) {
+  return _mm512_cvtepu8_epi16(half ? _mm512_extracti64x4_epi64(bytes, 1)
+                                   : _mm512_castsi512_si256(bytes));
+}
+
+static inline __m512i widen_more(__m512i words, int half) {
+  return _mm512_cvtepu16_epi32(half ? _mm512_extracti64x4_epi64(words, 1)
+                                    : _mm512_castsi512_si256(words));
 }
 #endif
 
-// Sets the sums of a window to bounds of what the bitmaps add to each passage.
-static void set_bounds(const kj_segment *s, Scratch *scratch, Present present, int32_t from,
-                       int32_t to, int64_t first) {
-  const Cursor *c = scratch->bitmaps;
-  uint16_t *once = scratch->once, *beyond = scratch->beyond;
-  const int32_t count = present.bitmaps;
+// Which of 64 passages have a sum and a bound that together exceed the threshold: a bit for each.
+static inline uint64_t above(Scratch *scratch, Present present, const uint16_t *ones,
+                             const int32_t *sums, int32_t word, int32_t threshold) {
+  uint64_t found = 0;
 #ifdef __AVX512BW__
-  const uint64_t *bits[GROUPED];
-  __m512i units[GROUPED][2];
-  for (int32_t group = 0; group < count; group += GROUPED) {
-    int32_t size = count - group < GROUPED ? count - group : GROUPED;
-    for (int32_t i = 0; i < size; i++) {
-      bits[i] = (const uint64_t *)c[group + i].base;
-      units[i][0] = _mm512_set1_epi8((char)scratch->units[group + i].once);
-      units[i][1] = _mm512_set1_epi8((char)scratch->units[group + i].beyond);
+  const __m512i least = _mm512_set1_epi32(threshold - present.bitmaps);
+  const int32_t slack = 2 + present.bitmaps / GROUPED, shift = present.shift - 8;
+  __m512i units[2], once[2], beyond[2];
+  add_units(scratch, 0, present.bitmaps < GROUPED ? present.bitmaps : GROUPED, word, units);
+  for (int half = 0; half < 2; half++) {
+    once[half] = widen(units[0], half);
+    beyond[half] = widen(units[1], half);
+  }
+  for (int32_t group = GROUPED; group < present.bitmaps; group += GROUPED) {
+    int32_t end = present.bitmaps - group < GROUPED ? present.bitmaps : group + GROUPED;
+    add_units(scratch, group, end, word, units);
+    for (int half = 0; half < 2; half++) {
+      once[half] = _mm512_add_epi16(once[half], widen(units[0], half));
+      beyond[half] = _mm512_add_epi16(beyond[half], widen(units[1], half));
     }
-    for (int32_t word = from / GROUP; word < (to + GROUP - 1) / GROUP; word++) {
-      __m512i sum[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-      for (int32_t i = 0; i < size; i++) {
-        sum[0] = _mm512_mask_add_epi8(sum[0], bits[i][word * 2], sum[0], units[i][0]);
-        sum[1] = _mm512_mask_add_epi8(sum[1], bits[i][word * 2 + 1], sum[1], units[i][1]);
-      }
-      if (count <= GROUPED) {
-        store_bounds(s, scratch, present, sum, word * GROUP, first);
-        continue;
-      }
-      for (int plane = 0; plane < 2; plane++) {
-        uint16_t *total = (plane ? beyond : once) + word * GROUP;
-        for (int half = 0; half < 2; half++) {
-          __m256i bytes = half ? _mm512_extracti64x4_epi64(sum[plane], 1)
-                               : _mm512_castsi512_si256(sum[plane]);
-          __m512i wide = _mm512_cvtepu8_epi16(bytes);
-          if (group) wide = _mm512_add_epi16(wide, _mm512_loadu_si512(total + half * 32));
-          _mm512_storeu_si512(total + half * 32, wide);
-        }
+  }
+  for (int half = 0; half < 2; half++) {  // as bound_of
+    __m512i one = _mm512_loadu_si512(ones + half * 32), fine[2];
+    if (present.bitmaps <= GROUPED) {  // two bytes are enough for it
+      __m512i words = _mm512_mulhi_epu16(_mm512_slli_epi16(once[half], 8), one);
+      words = _mm512_add_epi16(words, _mm512_slli_epi16(beyond[half], 8));
+      words = _mm512_add_epi16(words, _mm512_set1_epi16((short)slack));
+      fine[0] = widen_more(words, 0);
+      fine[1] = widen_more(words, 1);
+    } else {
+      for (int quarter = 0; quarter < 2; quarter++) {
+        __m512i product = _mm512_mullo_epi32(widen_more(once[half], quarter),
+                                             widen_more(one, quarter));
+        __m512i more = _mm512_slli_epi32(widen_more(beyond[half], quarter), 8);
+        fine[quarter] = _mm512_add_epi32(_mm512_srli_epi32(product, 8), more);
+        fine[quarter] = _mm512_add_epi32(fine[quarter], _mm512_set1_epi32(slack));
       }
     }
+    for (int quarter = 0; quarter < 2; quarter++) {
+      __m512i bound = _mm512_slli_epi32(fine[quarter], (unsigned)shift);
+      __m512i sum = _mm512_loadu_si512(sums + half * 32 + quarter * 16);
+      uint64_t mask = _mm512_cmpgt_epi32_mask(_mm512_add_epi32(sum, bound), least);
+      found |= mask << (half * 32 + quarter * 16);
+    }
+  }
+  for (int half = 0; found && half < 2; half++) {
+    _mm512_storeu_si512(scratch->once + word * GROUP + half * 32, once[half]);
+    _mm512_storeu_si512(scratch->beyond + word * GROUP + half * 32, beyond[half]);
   }
 #else
-  memset(once + from, 0, (size_t)(to - from + GROUP) / GROUP * GROUP * sizeof(uint16_t));
-  memset(beyond + from, 0, (size_t)(to - from + GROUP) / GROUP * GROUP * sizeof(uint16_t));
-  for (int32_t i = 0; i < count; i++) {
-    const uint64_t *bits = (const uint64_t *)c[i].base;
-    for (int32_t word = from / GROUP; word < (to + GROUP - 1) / GROUP; word++) {
-      for (uint64_t left = bits[word * 2]; left; left &= left - 1) {
-        once[word * GROUP + __builtin_ctzll(left)] += scratch->units[i].once;
-      }
-      for (uint64_t left = bits[word * 2 + 1]; left; left &= left - 1) {
-        beyond[word * GROUP + __builtin_ctzll(left)] += scratch->units[i].beyond;
-      }
+  uint16_t *once = scratch->once + word * GROUP, *beyond = scratch->beyond + word * GROUP;
+  memset(once, 0, GROUP * sizeof(uint16_t));
+  memset(beyond, 0, GROUP * sizeof(uint16_t));
+  for (int32_t i = 0; i < present.bitmaps; i++) {
+    const uint64_t *bits = scratch->bits[i] + word * 2;
+    for (uint64_t left = bits[0]; left; left &= left - 1) {
+      once[__builtin_ctzll(left)] += scratch->units[i].once;
+    }
+    for (uint64_t left = bits[1]; left; left &= left - 1) {
+      beyond[__builtin_ctzll(left)] += scratch->units[i].beyond;
     }
   }
-#endif
-  const uint16_t *ones = s->ones + first;
-  int32_t *sums = scratch->sums;
-#ifdef __AVX512BW__
-  if (count <= GROUPED) return;
-#endif
-  for (int32_t doc = from; doc < to; doc++) {
-    sums[doc] = bound_of(once[doc], beyond[doc], ones[doc], present);
+  int32_t sum[GROUP];
+  for (int i = 0; i < GROUP; i++) {
+    sum[i] = sums[i] + bound_of(once[i], beyond[i], ones[i], present);
   }
+  for (int i = 0; i < GROUP; i++) found |= (uint64_t)(sum[i] > threshold) << i;
+#endif
+  return found;
 }
 
-// Takes the passages whose sums exceed the threshold, and sets all sums back to zero.
-static int32_t collect(int32_t *sums, int32_t from, int32_t to, int32_t threshold,
-                       Candidate *found) {
+// Without bitmaps, or where they are in the sums.
+static inline uint64_t above_alone(const int32_t *sums, int32_t threshold) {
+  uint64_t found = 0;
+#ifdef __AVX512BW__
+  const __m512i least = _mm512_set1_epi32(threshold);
+  for (int i = 0; i < 4; i++) {
+    uint64_t mask = _mm512_cmpgt_epi32_mask(_mm512_loadu_si512(sums + 16 * i), least);
+    found |= mask << (16 * i);
+  }
+#else
+  int32_t most = 0;
+  for (int i = 0; i < GROUP; i++) most = most > sums[i] ? most : sums[i];
+  if (most <= threshold) return 0;
+  for (int i = 0; i < GROUP; i++) found |= (uint64_t)(sums[i] > threshold) << i;
+#endif
+  return found;
+}
+
+// Takes the passages of a window that may exceed the threshold, and sets its sums back to zero.
+static int32_t collect(Scratch *scratch, Present present, const uint16_t *ones, int32_t from,
+                       int32_t to, int32_t threshold) {
+  const int bounded = threshold > 0 && present.bitmaps > 0;
   int32_t count = 0;
   for (int32_t doc = from; doc < to; doc += GROUP) {
-    int32_t *group = sums + doc;
-    uint64_t above = 0;
-#ifdef __AVX512BW__
-    __m512i least = _mm512_set1_epi32(threshold);
-    for (int i = 0; i < 4; i++) {
-      __m512i four = _mm512_loadu_si512(group + 16 * i);
-      above |= (uint64_t)_mm512_cmpgt_epi32_mask(four, least) << (16 * i);
+    int32_t *sums = scratch->sums + doc;
+    uint64_t left = bounded ? above(scratch, present, ones + doc, sums, doc / GROUP, threshold)
+                            : above_alone(sums, threshold);
+    for (; left; left &= left - 1) {
+      int i = __builtin_ctzll(left);
+      scratch->found[count++] = (Candidate){doc + i, sums[i]};
     }
-#else
-    int32_t most = 0;
-    for (int i = 0; i < GROUP; i++) most = most > group[i] ? most : group[i];
-    if (most > threshold) {
-      for (int i = 0; i < GROUP; i++) above |= (uint64_t)(group[i] > threshold) << i;
-    }
-#endif
-    for (; above; above &= above - 1) {
-      int i = __builtin_ctzll(above);
-      found[count++] = (Candidate){doc + i, group[i]};
-    }
-    memset(group, 0, GROUP * sizeof(int32_t));
+    memset(sums, 0, GROUP * sizeof(int32_t));
   }
   return count;
 }
 
 // ---- one query in one window
 
-// Puts the bitmaps' true values in the place of their bound, the heaviest first. Returns less than
-// the passage's score when it is found not to exceed the threshold.
+// Adds the bitmaps' true values to a passage's sum, the heaviest first. Returns 0 as soon as it is
+// found not to exceed the threshold.
 static int32_t look_up(const kj_segment *s, const Scratch *scratch, Present present,
                        Candidate candidate, int64_t first, int32_t threshold) {
-  const int32_t doc = candidate.passage;
+  const int32_t doc = candidate.passage, word = doc / GROUP * 2, place = doc % GROUP;
   const uint16_t class = s->classes[first + doc], one = s->ones[first + doc];
+  const uint32_t part = part_of(s, 1, class);
+  int32_t score = candidate.score;
   uint32_t once = scratch->once[doc], beyond = scratch->beyond[doc];
-  int32_t score = candidate.score - bound_of(once, beyond, one, present);
-  const int32_t word = doc >> 6;
-  const uint64_t bit = 1ull << (doc & 63);
-  for (int32_t group = 0; once && group < present.bitmaps; group += 64) {
-    int32_t size = present.bitmaps - group < 64 ? present.bitmaps - group : 64;
-    uint64_t has = 0;  // which bitmaps have it: no branch to guess wrong for each
-    for (int32_t i = 0; i < size; i++) {
-      const uint64_t *bits = (const uint64_t *)scratch->bitmaps[group + i].base;
-      has |= (bits[word * 2] >> (doc & 63) & 1) << i;
-    }
-    for (; has; has &= has - 1) {
-      int32_t i = group + __builtin_ctzll(has);
+  uint64_t has[MOST_BITMAPS / 64] = {0};  // no branch to guess wrong for each bitmap
+  for (int32_t i = 0; i < present.bitmaps; i++) {
+    has[i / 64] |= (scratch->bits[i][word] >> place & 1) << (i % 64);
+  }
+  for (int32_t group = 0; group < present.bitmaps; group += 64) {
+    for (uint64_t left = has[group / 64]; left; left &= left - 1) {
+      int32_t i = group + __builtin_ctzll(left);
       const Cursor *c = &scratch->bitmaps[i];
       once -= scratch->units[i].once;
-      uint32_t tf = 1;
-      if (((const uint64_t *)c->base)[word * 2 + 1] & bit) {
+      if (scratch->bits[i][word + 1] >> place & 1) {
         beyond -= scratch->units[i].beyond;
-        tf = tf_in(c, doc);
+        score += value(s, c->weight, tf_in(c, doc), class);
+      } else {
+        score += share_of(c->weight, part);
       }
-      score += value(s, c->weight, tf, class);
       if (score + bound_of(once, beyond, one, present) <= threshold) return 0;
     }
   }
@@ -305,23 +322,14 @@ static int32_t look_up(const kj_segment *s, const Scratch *scratch, Present pres
 
 static void search_window(const kj_segment *s, Scratch *scratch, Best *best, Present present,
                           int32_t from, int32_t to, int64_t first) {
-  const uint16_t *classes = s->classes + first;
-  int32_t threshold = threshold_of(best), *sums = scratch->sums;
-  const int bounded = threshold > 0 && present.bitmaps > 0;
-  if (bounded) {
-    set_bounds(s, scratch, present, from, to, first);
-  } else {
-    for (int32_t i = 0; i < present.bitmaps; i++) {
-      add_bitmap(s, &scratch->bitmaps[i], from, to, classes, sums);
-    }
+  int32_t threshold = threshold_of(best);
+  const int bounded = threshold > 0;
+  for (int32_t i = 0; !bounded && i < present.bitmaps; i++) {
+    add_bitmap(s, &scratch->bitmaps[i], from, to, s->classes + first, scratch->sums);
   }
-  for (int32_t i = 0; i < present.lists; i++) {
-    add_list(s, &scratch->lists[i], to, classes, sums);
-  }
-  int32_t count = collect(sums, from, to, threshold, scratch->found);
+  int32_t count = collect(scratch, present, s->ones + first, from, to, threshold);
   for (int32_t i = 0; i < count; i++) {
     Candidate candidate = scratch->found[i];
-    if (candidate.score <= threshold) continue;
     int32_t score = bounded ? look_up(s, scratch, present, candidate, first, threshold)
                             : candidate.score;
     if (score <= threshold) continue;
@@ -349,10 +357,10 @@ static Present gather(const kj_segment *s, int64_t block, const int32_t *terms,
     while (next[i] < end && s->chunks[next[i]].block < block) next[i]++;
     if (next[i] == end || s->chunks[next[i]].block != block) continue;
     const kj_chunk *chunk = &s->chunks[next[i]];
-    Cursor *c = (chunk->kind & BITMAP) ? &scratch->bitmaps[present.bitmaps]
-                                       : &scratch->lists[present.lists];
+    const int bounded = (chunk->kind & BITMAP) && present.bitmaps < MOST_BITMAPS;
+    Cursor *c = bounded ? &scratch->bitmaps[present.bitmaps] : &scratch->lists[present.lists];
     if (!point(s, block, chunk, weights[i], c)) return (Present){0, 0, 0, DAMAGED};
-    *((chunk->kind & BITMAP) ? &present.bitmaps : &present.lists) += 1;
+    *(bounded ? &present.bitmaps : &present.lists) += 1;
     present.most += c->bound;
     prefetch(c);
   }
@@ -374,15 +382,29 @@ static int search_block(const kj_segment *s, int64_t block, const int32_t *terms
   Present present = gather(s, block, terms, weights, count, next, scratch);
   if (present.most == DAMAGED) return DAMAGED;
   if (present.most <= threshold_of(best)) return 0;  // also: none of the terms is here
-  present.shift = make_units(scratch->bitmaps, present.bitmaps, scratch->units);
+  present.shift = make_units(scratch, present.bitmaps);
   int64_t first = s->block_passages[block];
   int32_t size = (int32_t)(s->block_passages[block + 1] - first);
+  for (int32_t i = 0; i < present.lists; i++) {
+    const Cursor *c = &scratch->lists[i];
+    if (c->kind & BITMAP) add_bitmap(s, c, 0, size, s->classes + first, scratch->sums);
+    else add_list(s, c, s->classes + first, scratch->sums);
+  }
   for (int32_t from = 0, to; from < size; from = to) {
-    int32_t width = best->held < best->k ? FIRST_WINDOW : WINDOW - from % WINDOW;
-    to = from + width < size ? from + width : size;
+    to = from + WINDOW < size ? from + WINDOW : size;
     search_window(s, scratch, best, present, from, to, first);
   }
   return 0;
+}
+
+// Lets go of a block's pages: they stay in the system's cache of the file, not in this process.
+static void let_go(const kj_segment *s, int64_t block) {
+  const uintptr_t page = 65536;  // a multiple of every system's
+  uintptr_t from = (uintptr_t)(s->data + s->block_data[block]);
+  uintptr_t to = (uintptr_t)(s->data + s->block_data[block + 1]);
+  from = (from + page - 1) / page * page;
+  to = to / page * page;
+  if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 // Continues the search of some queries with the passages of a segment.
@@ -404,12 +426,14 @@ int64_t kj_search(const kj_segment *s, const int32_t *terms, const int32_t *weig
     .lists = malloc((size_t)(most + 1) * sizeof(Cursor)),
     .bitmaps = malloc((size_t)(most + 1) * sizeof(Cursor)),
     .units = malloc((size_t)(most + 1) * sizeof(Units)),
-    .once = malloc((BLOCK + GROUP) * sizeof(uint16_t)),
-    .beyond = malloc((BLOCK + GROUP) * sizeof(uint16_t)),
+    .vectors = aligned_alloc(64, MOST_BITMAPS * 128),
+    .once = malloc(BLOCK * sizeof(uint16_t)),
+    .beyond = malloc(BLOCK * sizeof(uint16_t)),
   };
   int64_t *next = malloc((size_t)(total + 1) * sizeof(int64_t));
-  if (!scratch.sums || !scratch.found || !scratch.lists || !scratch.bitmaps || !scratch.units ||
-      !scratch.once || !scratch.beyond || !next) {
+  if (!scratch.sums || !scratch.found || !scratch.lists || !scratch.bitmaps || !scratch.units || !scratch.vectors ||
+      !scratch.once || !scratch.beyond ||
+      !next) {
     result = NO_MEMORY;
   }
   for (int64_t i = 0; i < total && !result; i++) {
@@ -426,12 +450,14 @@ int64_t kj_search(const kj_segment *s, const int32_t *terms, const int32_t *weig
                             next + begin, &scratch, &best);
       held[q] = best.held;
     }
+    if (s->mapped) let_go(s, block);
   }
   free(scratch.sums);
   free(scratch.found);
   free(scratch.lists);
   free(scratch.bitmaps);
   free(scratch.units);
+  free(scratch.vectors);
   free(scratch.once);
   free(scratch.beyond);
   free(next);

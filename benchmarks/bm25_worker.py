@@ -1,0 +1,82 @@
+"""A process of `bm25_engines.py`, from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_ENGINES = Path(__file__).resolve().parent / "bm25_engines.py"
+
+
+class Failed(Exception):
+  """What an engine could not do, in a line."""
+
+
+class Worker:
+  """An engine in a process of its own; a context manager that ends it.
+
+  Args:
+    name: the engine's, of `bm25_engines.ENGINES`.
+    python: the interpreter that can import it.
+    log: a file that gets what the engine prints.
+    search: whether it is to search, or to build.
+
+  Attributes:
+    begun: what it says of itself.
+
+  Raises:
+    Failed: there is no such interpreter, or it cannot import the engine.
+  """
+
+  def __init__(self, name: str, python: str, log: Path, *, search: bool):
+    self.name = name
+    with log.open("ab") as out:
+      try:
+        self._process = subprocess.Popen(
+          [python, str(_ENGINES), name],
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          stderr=out,
+          text=True,
+          env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+      except OSError as error:
+        raise Failed(f"{python}: {error.strerror}") from None
+    try:
+      self.begun = self("begin", search=search)
+    except Failed:
+      self.end()
+      raise
+
+  def __enter__(self) -> Worker:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.end()
+
+  def __call__(self, action: str, **options: Any) -> dict[str, Any]:
+    """Has it do something and waits for the answer.
+
+    Raises:
+      Failed: it could not.
+    """
+    assert self._process.stdin is not None
+    assert self._process.stdout is not None
+    try:
+      self._process.stdin.write(json.dumps({"do": action, **options}) + "\n")
+      self._process.stdin.flush()
+      line = self._process.stdout.readline()
+    except BrokenPipeError:
+      line = ""
+    answer = json.loads(line) if line else {"error": f"ended with {self._process.wait()}"}
+    if "error" in answer:
+      raise Failed(f"{self.name}: {action}: {answer['error']}")
+    return answer
+
+  def end(self) -> None:
+    """Ends the process, whatever it does."""
+    self._process.kill()
+    self._process.communicate()
