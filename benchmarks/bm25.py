@@ -110,7 +110,7 @@ class Benchmark:
     self._compare(results)
     ours = self._measures["ours"]
     config = {
-      **{name: value for name, value in vars(arguments).items() if name not in ("json", "keep")},
+      **bm25_report.settings(arguments),
       "bytes": sum(path.stat().st_size for path in paths),
       **bm25_report.machine(),
     }
@@ -164,7 +164,7 @@ class Benchmark:
   def _search(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Times searches in rounds; returns the results of each engine."""
     workers: dict[str, Worker] = {}
-    runs: dict[tuple[str, str], list[float]] = {}
+    runs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     results: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def begin(name: str) -> None:
@@ -174,14 +174,15 @@ class Benchmark:
       queries = self._queries_of(name)
       options = {"folder": str(self._folder / name), "k": self._arguments.k, "queries": queries}
       measures.update(worker("first", threads=self._arguments.threads, **options))
-      if name == "bm25s":
+      if name != "lucene":
         measures.update(worker("load"))
       workers[name] = worker
 
     def once(name: str) -> None:
       for kind, options in self._kinds(name):
-        seconds = workers[name]("run", **options)["seconds"]
-        runs.setdefault((name, kind), []).append(len(self._queries_of(name)) / seconds)
+        done, count = workers[name]("run", **options), len(self._queries_of(name))
+        rates = count / done["seconds"], count / done["processor_s"]
+        runs.setdefault((name, kind), []).append(rates)
 
     def end(name: str) -> None:
       path = self._folder / f"{name}.npz"
@@ -235,14 +236,15 @@ class Benchmark:
     )
 
 
-def _rates(of_kind: dict[str, list[float]]) -> dict[str, Any]:
+def _rates(of_kind: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
   """Median queries a second of the fastest way, and the spread of all."""
-  medians = {kind: statistics.median(values) for kind, values in of_kind.items()}
+  medians = {kind: statistics.median(r for r, _ in rates) for kind, rates in of_kind.items()}
   ways = {kind: value for kind, value in medians.items() if kind != "from_text"}
   best = max(ways, key=lambda kind: ways[kind])
   found: dict[str, Any] = {
     "queries_per_s": ways[best],
-    "queries_per_s_spread": [min(of_kind[best]), max(of_kind[best])],
+    "queries_per_s_spread": [min(of_kind[best])[0], max(of_kind[best])[0]],
+    "queries_per_processor_s": statistics.median(rate for _, rate in of_kind[best]),
   }
   if len(of_kind) > 1:
     found |= {

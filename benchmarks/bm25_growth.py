@@ -65,7 +65,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bm25-growth-", dir=arguments.folder) as folder:
       rows.append(measure(size, arguments, Path(folder)))
     if arguments.json:  # after each: the next may take long
-      config = {**vars(arguments), **bm25_report.machine()}
+      config = {**bm25_report.settings(arguments), **bm25_report.machine()}
       found = {"config": config, "sizes": rows, "fits": fits(rows, arguments.to)}
       Path(arguments.json).write_text(json.dumps(found, indent=2) + "\n")
   print(table(rows, fits(rows, arguments.to), arguments.to))
@@ -92,6 +92,7 @@ def measure(size: int, arguments: argparse.Namespace, folder: Path) -> dict[str,
   with Worker("ours", sys.executable, folder / "log", search=True) as worker:
     first = worker("first", folder=index, queries=queries, k=arguments.k, threads=arguments.threads)
     runs = [len(queries) / worker("run")["seconds"] for _ in range(arguments.rounds)]
+    load = worker("load")
     worker("results", path=str(folder / "found.npz"))
     memory = worker("memory")
   row = {
@@ -102,6 +103,7 @@ def measure(size: int, arguments: argparse.Namespace, folder: Path) -> dict[str,
     "index_bytes": built["bytes"],
     "bytes_per_posting": built["bytes"] / built["postings"],
     **first,
+    **load,
     "queries_per_s": statistics.median(runs),
     "queries_per_s_spread": [min(runs), max(runs)],
     "search_peak_rss_bytes": memory["peak_rss_bytes"],

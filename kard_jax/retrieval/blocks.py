@@ -54,7 +54,7 @@ class Terms:
   def __init__(self, analyzer: Analyzer):
     self._analyzer = analyzer
     self._words = analyzer.table()
-    self._terms = Words(white_space=True)  # no term has white space in it
+    self._terms = Words(lines=True)  # not white space: U+202F stands inside words, as Lucene has it
     self._term_of_word = np.zeros(1 << 16, np.int32)
     self._known = 0  # words
     self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class Terms:
     if total > len(self._term_of_word):  # a new array: other threads still read the old one
       self._term_of_word = np.resize(self._term_of_word, max(total, 2 * len(self._term_of_word)))
     terms = self._analyzer.terms(self._words.new_words(self._known))
-    numbers, _ = self._terms.cut([" ".join(terms)])
+    numbers, _ = self._terms.cut(["\n".join(terms)])
     some = np.fromiter(map(bool, terms), bool, len(terms))
     self._term_of_word[self._known : total] = -1
     self._term_of_word[self._known : total][some] = numbers

@@ -89,7 +89,9 @@ def _plan(memory_limit: int, threads: int | None) -> tuple[int, int]:
       f" {memory_limit >> 20}MiB"
     )
   room = memory_limit - _BASE
-  workers = min(threads or os.cpu_count() or 1, max(1, room // (_BLOCK_BYTES + (32 << 20))))
+  workers = min(
+    threads or len(os.sched_getaffinity(0)), max(1, room // (_BLOCK_BYTES + (32 << 20)))
+  )
   # While the last blocks still use the old tables, new ones grow.
   words = (room - workers * _BLOCK_BYTES) // blocks_lib.WORD_BYTES // 2
   return workers, max(_LEAST_WORDS, words)

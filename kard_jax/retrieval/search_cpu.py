@@ -25,11 +25,12 @@ from kard_jax.retrieval.scoring import Scoring
 from kard_jax.retrieval.segment import Segment
 
 # An index up to this size is copied into large pages of memory: with pages of 4 KB a third of the
-# time of a search goes into finding out where they are. A larger one stays mapped, and what a strip
-# has read of it is let go of again.
+# time of a search goes into finding out where they are. A larger one is read block by block into
+# such pages, once for a strip of many queries; for a few queries it is mapped.
 _RESIDENT = 1 << 30
-_STRIP = 256  # queries at most that walk the index together
 _LARGE_PAGE = 1 << 21
+_FEW = 64  # queries
+_STRIP, _STRIP_READ = 256, 1024  # queries at most that walk the index together
 _STRIPS = 4  # for each thread, so that all end at about the same time
 _NO_MEMORY, _DAMAGED = -2, -3
 
@@ -46,7 +47,9 @@ class _Segment(ctypes.Structure):
     *[(name, ctypes.c_void_p) for name in ("term_chunks", "chunks")],
     ("directory", ctypes.c_int64),
     *[(name, ctypes.c_void_p) for name in _TABLES],
-    *[(name, ctypes.c_int64) for name in ("rows", "width", "longest", "first", "mapped")],
+    *[
+      (name, ctypes.c_int64) for name in ("rows", "width", "longest", "first", "file", "file_data")
+    ],
   )
 
 
@@ -67,9 +70,10 @@ class Searcher:
     # The kernels hold only addresses.
     self._keep = [_arrays(part, resident) for part in index.segments]
     self._segments = [
-      _struct(part, arrays, index.scoring, number, not resident)
+      _struct(part, arrays, index.scoring, number)
       for number, (part, arrays) in enumerate(zip(index.segments, self._keep, strict=True))
     ]
+    self._read = None if resident else [self._from_file(index, i) for i in range(len(self._keep))]
 
   def top_k(
     self, encoded: Encoded, weights: np.ndarray, units: np.ndarray, k: int, threads: int
@@ -78,9 +82,12 @@ class Searcher:
     queries = len(encoded.ends)
     ids, scores = np.empty((queries, k), np.int32), np.empty((queries, k), np.float32)
 
+    read = self._read is not None and queries >= _FEW
+    segments = self._read if read and self._read else self._segments
+
     def search(low: int, high: int) -> None:
       heaps, held = np.zeros((high - low, k), np.uint64), np.zeros(high - low, np.int64)
-      for number, struct in enumerate(self._segments):
+      for number, struct in enumerate(segments):
         terms, weight, ends = _strip(encoded, weights, number, low, high)
         self._check(
           self._library.kj_search(
@@ -99,7 +106,7 @@ class Searcher:
         _p(scores[low:high]),
       )  # fmt: skip
 
-    _deal(search, queries, threads)
+    _deal(search, queries, threads, _STRIP_READ if read else _STRIP, 1 if read else _STRIPS)
     return ids, scores
 
   def rescore(
@@ -127,6 +134,16 @@ class Searcher:
     _deal(score, len(wanted), threads)
     # As the search does: to float32 first, then the scale, which is exact.
     return (sums.astype(np.float32) * units[:, None]).astype(np.float32)
+
+  def _from_file(self, index: Index, number: int) -> _Segment:
+    """The kernel's view of a segment whose blocks are to be read from its file."""
+    path = index.segments[number].folder / "data.npy"
+    file = os.open(path, os.O_RDONLY)
+    weakref.finalize(self, os.close, file)
+    struct = _Segment.from_buffer_copy(self._segments[number])
+    struct.file = file
+    struct.file_data = os.fstat(file).st_size - index.segments[number].data.nbytes
+    return struct
 
   def _check(self, result: int) -> None:
     if result == _NO_MEMORY:
@@ -213,9 +230,15 @@ def cores(threads: int | None) -> int:
   return threads or len(os.sched_getaffinity(0))
 
 
-def _deal(work: Callable[[int, int], None], queries: int, threads: int) -> None:
-  """Calls `work` on strips of queries, side by side."""
-  size = max(1, min(_STRIP, -(-queries // (threads * _STRIPS))))
+def _deal(
+  work: Callable[[int, int], None],
+  queries: int,
+  threads: int,
+  most: int = _STRIP,
+  each: int = _STRIPS,
+) -> None:
+  """Calls `work` on strips of at most so many queries, side by side, some for each thread."""
+  size = max(1, min(most, -(-queries // (threads * each))))
   strips = [(low, min(low + size, queries)) for low in range(0, queries, size)]
   if threads == 1 or len(strips) == 1:
     for strip in strips:
@@ -261,14 +284,15 @@ def _in_large_pages(array: np.ndarray) -> np.ndarray:
 
 
 def _struct(
-  part: Segment, arrays: tuple[np.ndarray, ...], scoring: Scoring, number: int, mapped: bool
+  part: Segment, arrays: tuple[np.ndarray, ...], scoring: Scoring, number: int
 ) -> _Segment:
   data, block_data, block_passages, term_chunks, chunks = map(_p, arrays)
   rows, width = scoring.parts.shape
   return _Segment(
     data, block_data, block_passages, len(part.block_data) - 1, term_chunks, chunks,
     len(part.chunks), _p(scoring.classes[number]), _p(scoring.ones[number]), _p(scoring.parts),
-    _p(scoring.held_back), _p(scoring.class_of_length), rows, width, scoring.longest, part.first, mapped,
+    _p(scoring.held_back), _p(scoring.class_of_length), rows, width, scoring.longest, part.first,
+    -1, 0,
   )  # fmt: skip
 
 

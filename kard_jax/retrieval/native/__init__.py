@@ -20,7 +20,16 @@ import tempfile
 import warnings
 
 SWITCH = "KARD_JAX_NATIVE"
-_FLAGS = ("-std=c11", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-pthread")
+_FLAGS = (
+  "-std=c11",
+  "-O3",
+  "-march=native",
+  "-shared",
+  "-fPIC",
+  "-fno-math-errno",
+  "-fwrapv",
+  "-pthread",
+)
 _TIMEOUT = 300  # seconds for the compiler; it needs a few
 
 

@@ -18,7 +18,8 @@ int64_t kj_expand(const kj_segment *s, int64_t low, int64_t high, int64_t from, 
       int64_t first = s->block_passages[chunk->block], after = s->block_passages[chunk->block + 1];
       if (after <= from || first >= to) continue;
       Cursor c;
-      if (!point(s, chunk->block, chunk, 0, &c)) return DAMAGED;
+      const uint8_t *data = s->data + s->block_data[chunk->block];
+      if (!point(s, chunk->block, data, chunk, 0, &c)) return DAMAGED;
       int32_t size = (c.kind & BITMAP) ? BLOCK : c.count;
       for (int32_t i = 0; i < size; i++) {
         int32_t doc = (c.kind & BITMAP) ? i : ((const uint16_t *)c.base)[i];

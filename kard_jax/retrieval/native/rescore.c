@@ -54,7 +54,7 @@ static int add_term(const kj_segment *s, int32_t term, int32_t weight, const Wan
         next = begin;
       }
       here = next < end && s->chunks[next].block == block;
-      if (here && !point(s, block, &s->chunks[next], weight, &c)) return DAMAGED;
+      if (here && !point(s, block, s->data + s->block_data[block], &s->chunks[next], weight, &c)) return DAMAGED;
     }
     if (!here) continue;
     int32_t doc = (int32_t)(passage - s->block_passages[block]);

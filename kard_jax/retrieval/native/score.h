@@ -26,7 +26,8 @@ typedef struct {
   int64_t rows, width;
   int64_t longest;                  // the class of the longest passage
   int64_t first;                    // number of the segment's first passage in the index
-  int64_t mapped;                   // `data` is a file's pages, to be let go of after each block
+  int64_t file, file_data;          // a file to read blocks from instead of `data`, and where its
+                                    // first begins; file -1: none
 } kj_segment;
 
 static inline uint32_t part_of(const kj_segment *s, uint32_t tf, uint16_t class) {
@@ -76,15 +77,16 @@ static inline uint32_t tf_in(const Cursor *c, int32_t doc) {
   return rank < c->stored ? tf_at(c, rank) : 1;
 }
 
-// Points a cursor at a chunk. 0 when the chunk does not lie in its block: the index is damaged.
-static inline int point(const kj_segment *s, int64_t block, const kj_chunk *chunk, int32_t weight,
-                        Cursor *c) {
-  size_t count = (size_t)chunk->last + 1, begin = (size_t)s->block_data[block];
-  size_t room = (size_t)s->block_data[block + 1] - begin;
+// Points a cursor at a chunk of a block, whose bytes are at `data`. 0 when the chunk does not lie in
+// the block: the index is damaged.
+static inline int point(const kj_segment *s, int64_t block, const uint8_t *data,
+                        const kj_chunk *chunk, int32_t weight, Cursor *c) {
+  size_t count = (size_t)chunk->last + 1;
+  size_t room = (size_t)(s->block_data[block + 1] - s->block_data[block]);
   size_t size = chunk_size(chunk->kind, count, (chunk->kind & BITMAP) ? 0 : count);
   if (chunk->offset > room || size > room - chunk->offset) return 0;
   if (chunk->kind > (BITMAP | WIDE) || chunk->offset % chunk_align(chunk->kind)) return 0;
-  c->base = s->data + begin + chunk->offset;
+  c->base = data + chunk->offset;
   c->tfs = c->base + chunk_tfs(chunk->kind, count);
   c->count = (int32_t)count;
   size_t stored = (room - chunk->offset - chunk_tfs(chunk->kind, count)) >> ((chunk->kind & WIDE) ? 2 : 0);

@@ -7,7 +7,7 @@
 #include "word_break.h"
 
 enum { UNICODE_WORDS, WHITE_SPACE };
-enum { WAITING = 32, FEW = 24 };
+enum { WAITING = 32, FEW = 24, STEP = 7 };
 
 typedef struct {
   uint64_t head;  /* up to 7 bytes and their number, or the first 7 bytes and 255 */
@@ -217,7 +217,7 @@ int64_t kj_words_cut(kj_words *w, const uint8_t *bytes, const int64_t *offsets, 
 /* ---- words in order */
 
 typedef struct {
-  uint64_t key; /* the first eight bytes, as a number that sorts as they do */
+  uint64_t key; /* STEP bytes and how many there are (or more), as a number that sorts as they do */
   int32_t id;
 } keyed;
 
@@ -232,8 +232,8 @@ static uint64_t key_at(const kj_words *w, int32_t id, int64_t depth) {
   const uint8_t *p = w->arena + w->starts[id] + depth;
   int64_t n = w->starts[id + 1] - w->starts[id] - depth;
   uint64_t key = 0;
-  for (int j = 0; j < 8; j++) key = key << 8 | (j < n ? p[j] : 0);
-  return key;
+  for (int j = 0; j < STEP; j++) key = key << 8 | (j < n ? p[j] : 0);
+  return key << 8 | (uint64_t)(n > STEP ? STEP + 1 : n > 0 ? n : 0);
 }
 
 static void sort_few(const kj_words *w, keyed *a, int64_t count) {
@@ -245,9 +245,9 @@ static void sort_few(const kj_words *w, keyed *a, int64_t count) {
   }
 }
 
-/* Sorts words that are equal up to `depth` by eight bytes after another, each byte by counting. */
+/* Sorts words that are equal up to `depth` by STEP bytes after another, each byte by counting. */
 static void sort(const kj_words *w, keyed *a, keyed *spare, int64_t count, int64_t depth) {
-  for (;; depth += 8) {
+  for (;; depth += STEP) {
     if (count <= FEW) {
       sort_few(w, a, count);
       return;
@@ -265,7 +265,7 @@ static void sort(const kj_words *w, keyed *a, keyed *spare, int64_t count, int64
     if (a[0].key == a[count - 1].key) continue; /* all alike: no depth of calls for long words */
     for (int64_t i = 0, end; i < count; i = end) {
       for (end = i + 1; end < count && a[end].key == a[i].key;) end++;
-      if (end - i > 1) sort(w, a + i, spare + i, end - i, depth + 8);
+      if (end - i > 1) sort(w, a + i, spare + i, end - i, depth + STEP);
     }
     return;
   }
