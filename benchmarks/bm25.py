@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def main() -> int:
     flags().error(f"--peers: bm25s, lucene or none, not {', '.join(sorted(unknown))}")
   if not arguments.k <= arguments.passages or arguments.rounds < 5:
     flags().error("--passages has to be at least --k, and --rounds at least 5")
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders are removed
   with contextlib.ExitStack() as stack:
     if arguments.keep:
       folder = Path(arguments.keep).resolve()

@@ -75,7 +75,7 @@ class Engine:
     raise NotImplementedError
 
   def run(self, **options: Any) -> dict[str, Any]:
-    """Answers all queries once: seconds, and seconds of processors, which others' work leaves be."""
+    """Answers all queries once: seconds by the clock, and by the processors that worked."""
     start, worked = time.perf_counter(), time.process_time()
     self._search(**options)
     return {

@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -60,6 +61,7 @@ def main() -> int:
   add("--json", metavar="FILE", help="write the measures there")
   arguments = parser.parse_args()
   sizes = sorted(int(size) for size in arguments.sizes.split(","))
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders are removed
   rows = []
   for size in sizes:
     with tempfile.TemporaryDirectory(prefix="bm25-growth-", dir=arguments.folder) as folder:
