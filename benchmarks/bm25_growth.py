@@ -58,6 +58,7 @@ def main() -> int:
   add("--memory_limit", type=int, default=1 << 30, help="bytes, of the build (1 GiB)")
   add("--seed", type=int, default=0)
   add("--folder", help="where to work: 1.5 KB a passage are needed; the system's by default")
+  add("--texts", metavar="FOLDER", help="keep the passages there, and use those that are")
   add("--json", metavar="FILE", help="write the measures there")
   arguments = parser.parse_args()
   sizes = sorted(int(size) for size in arguments.sizes.split(","))
@@ -76,9 +77,13 @@ def main() -> int:
 
 def measure(size: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
   """Builds and searches one size, and compares with an exhaustive search."""
-  say(f"{size:,} passages: writing")
-  parts = folder / "passages"
-  bm25_corpus.write(parts, size, seed=arguments.seed, parts=min(16, size))
+  kept = Path(arguments.texts) if arguments.texts else folder
+  parts = kept / f"passages-{size}-{arguments.seed}"
+  if not parts.exists():
+    say(f"{size:,} passages: writing")
+    unfinished = kept / f"unfinished-{size}"
+    bm25_corpus.write(unfinished, size, seed=arguments.seed, parts=min(16, size))
+    unfinished.rename(parts)
   index = str(folder / "index")
   say("building")
   with Worker("ours", sys.executable, folder / "log", search=False) as worker:
