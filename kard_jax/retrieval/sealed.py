@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import mmap
 import os
 import tokenize
 from collections.abc import Sequence
@@ -129,6 +130,15 @@ def array(folder: files.PathLike, name: str, dtype: Any, *, remedy: str) -> np.n
       f" of shape {value.shape}; {remedy}"
     )
   return value.view(np.ndarray)  # slices of a memmap object cost microseconds each
+
+
+def let_go(array: np.ndarray) -> None:
+  """Drops what was read of a memory-mapped array from memory; it is read again if need be."""
+  base: Any = array
+  while isinstance(base, (np.ndarray, memoryview)):
+    base = base.base if isinstance(base, np.ndarray) else base.obj
+  if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    base.madvise(mmap.MADV_DONTNEED)
 
 
 class ArrayWriter:

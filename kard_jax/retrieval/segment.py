@@ -111,7 +111,7 @@ def write(folder: Path, blocks: Sequence[Path], sources: Sequence[Segment] = ())
   """
   folder.mkdir()
   parts = [_of_block(path) for path in blocks] + [_of_segment(segment) for segment in sources]
-  _write_dictionary(folder, parts)
+  terms, chunks, count = _write_dictionary(folder, parts)
   with sealed.ArrayWriter(folder / "lengths.npy", np.int32) as lengths:
     for part in parts:
       lengths.append(part.lengths)
@@ -119,19 +119,19 @@ def write(folder: Path, blocks: Sequence[Path], sources: Sequence[Segment] = ())
     for part in parts:
       for start in range(0, len(part.data), _COPY):
         data.append(part.data[start : start + _COPY])
+        sealed.let_go(part.data)
   for name in ("block_data", "block_passages"):
     starts = [np.diff(getattr(part, name)) for part in parts]
     np.save(folder / f"{name}.npy", np.cumsum(np.concatenate([np.zeros(1, np.int64), *starts])))
   lengths_all = np.load(folder / "lengths.npy", mmap_mode="r")
-  chunks = np.load(folder / "chunks.npy", mmap_mode="r")
   fields = {
     "passages": len(lengths_all),
     "with_terms": int(np.count_nonzero(lengths_all)),
     "total_length": int(lengths_all.sum(dtype=np.int64)),
-    "terms": len(np.load(folder / "term_chunks.npy", mmap_mode="r")) - 1,
+    "terms": terms,
     "blocks": len(np.load(folder / "block_data.npy")) - 1,
-    "chunks": len(chunks),
-    "postings": int(chunks["last"].sum(dtype=np.int64)) + len(chunks),
+    "chunks": chunks,
+    "postings": count,
   }
   sealed.seal(folder, KIND, VERSION, fields)
 
@@ -216,8 +216,12 @@ def _of_segment(segment: Segment) -> _Part:
   )
 
 
-def _write_dictionary(folder: Path, parts: Sequence[_Part]) -> None:
-  """Merges the parts' terms and directories; memory is that of some terms at a time."""
+def _write_dictionary(folder: Path, parts: Sequence[_Part]) -> tuple[int, int, int]:
+  """Merges the parts' terms and directories; memory is that of some terms at a time.
+
+  Returns:
+    How many terms, chunks and postings there are.
+  """
   if sum(len(part.block_data) - 1 for part in parts) > 1 << 16:
     raise files.InputError(
       f"{folder}: a segment holds at most 65,536 blocks (up to 4.29 billion passages)"
@@ -231,7 +235,7 @@ def _write_dictionary(folder: Path, parts: Sequence[_Part]) -> None:
   ):
     offsets.append(np.zeros(1, np.uint32))
     term_chunks.append(np.zeros(1, np.uint32))
-    bytes_so_far = chunks_so_far = 0
+    bytes_so_far = chunks_so_far = terms = count = 0
     for term_bytes, sizes, counts, records in merged:
       data.append(term_bytes)
       offsets.append(bytes_so_far + np.cumsum(sizes))
@@ -239,11 +243,17 @@ def _write_dictionary(folder: Path, parts: Sequence[_Part]) -> None:
       chunks.append(records)
       bytes_so_far += len(term_bytes)
       chunks_so_far += len(records)
+      terms += len(sizes)
+      count += int(records["last"].sum(dtype=np.int64)) + len(records)
+      for part in parts:
+        for array in (part.terms, part.offsets, part.chunks):
+          sealed.let_go(array)
     if max(bytes_so_far, chunks_so_far) >= 1 << 32:
       raise files.InputError(
         f"{folder}: too many terms for one segment; index a part of the passages, then --add the"
         " rest"
       )
+  return terms, chunks_so_far, count
 
 
 _Merged = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
