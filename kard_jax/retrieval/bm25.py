@@ -74,18 +74,24 @@ def top_k(
   index.check()
   ids, scores = [np.zeros((0, k), np.int32)], [np.zeros((0, k), np.float32)]
   for start in range(0, len(queries), _BATCH):
-    encoded = index.encoder(queries[start : start + _BATCH])
-    idf = index.scoring.idf(encoded.frequency)
-    weights, units = index.scoring.weights(idf, encoded.counts, encoded.ends)
+    batch = queries[start : start + _BATCH]
     if _on_cpu(mesh):
-      found = search_cpu.searcher(index).top_k(encoded, weights, units, k, cores)
+      encode = functools.partial(_encode, index, batch)
+      found = search_cpu.searcher(index).top_k(encode, len(batch), k, cores)
     else:
       from kard_jax.retrieval import search_xla
 
-      found = search_xla.searcher(index, mesh).top_k(encoded, weights, units, k)
+      found = search_xla.searcher(index, mesh).top_k(*_encode(index, batch, 0, len(batch)), k)
     ids.append(found[0])
     scores.append(found[1])
   return Hits(np.concatenate(ids), np.concatenate(scores))
+
+
+def _encode(index: Index, queries: Sequence[str], low: int, high: int) -> search_cpu.Weighted:
+  """The queries [low, high) as terms of the index, with weights."""
+  encoded = index.encoder(queries[low:high])
+  idf = index.scoring.idf(encoded.frequency)
+  return encoded, *index.scoring.weights(idf, encoded.counts, encoded.ends)
 
 
 def rescore(
@@ -122,9 +128,8 @@ def rescore(
   index.check()
   scores = [np.zeros((0, *wanted.shape[1:]), np.float32)]
   for start in range(0, len(queries), _BATCH):
-    encoded = index.encoder(queries[start : start + _BATCH])
-    idf = index.scoring.idf(encoded.frequency)
-    weights, units = index.scoring.weights(idf, encoded.counts, encoded.ends)
+    batch = queries[start : start + _BATCH]
+    encoded, weights, units = _encode(index, batch, 0, len(batch))
     rows = wanted[start : start + _BATCH]
     if search_cpu.available():
       scores.append(search_cpu.searcher(index).rescore(encoded, weights, units, rows, cores))

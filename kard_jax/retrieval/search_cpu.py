@@ -31,7 +31,7 @@ _RESIDENT = 1 << 30
 _LARGE_PAGE = 1 << 21
 _FEW = 64  # queries
 _STRIP, _STRIP_READ = 256, 1024  # queries at most that walk the index together
-_STRIPS = 4  # for each thread, so that all end at about the same time
+_STRIPS = 6  # for each thread, so that all end at about the same time
 _NO_MEMORY, _DAMAGED = -2, -3
 
 
@@ -58,6 +58,10 @@ def available() -> bool:
   return _library() is not None
 
 
+Weighted = tuple[Encoded, np.ndarray, np.ndarray]
+"""Queries' terms, their weights, and what a unit of each query is worth."""
+
+
 class Searcher:
   """The kernels, bound to an index; for any number of threads."""
 
@@ -76,19 +80,27 @@ class Searcher:
     self._read = None if resident else [self._from_file(index, i) for i in range(len(self._keep))]
 
   def top_k(
-    self, encoded: Encoded, weights: np.ndarray, units: np.ndarray, k: int, threads: int
+    self, encode: Callable[[int, int], Weighted], queries: int, k: int, threads: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32 [B, k] and scores float32 [B, k]; see `bm25.top_k`."""
-    queries = len(encoded.ends)
+    """ids int32 [B, k] and scores float32 [B, k]; see `bm25.top_k`.
+
+    Args:
+      encode: terms, weights and units of queries [low, high); called by the threads, so that one
+        encodes while others search.
+      queries: B.
+      k: passages of each.
+      threads: at most.
+    """
     ids, scores = np.empty((queries, k), np.int32), np.empty((queries, k), np.float32)
 
     read = self._read is not None and queries >= _FEW
     segments = self._read if read and self._read else self._segments
 
     def search(low: int, high: int) -> None:
+      encoded, weights, units = encode(low, high)
       heaps, held = np.zeros((high - low, k), np.uint64), np.zeros(high - low, np.int64)
       for number, struct in enumerate(segments):
-        terms, weight, ends = _strip(encoded, weights, number, low, high)
+        terms, weight, ends = _strip(encoded, weights, number, 0, high - low)
         self._check(
           self._library.kj_search(
             ctypes.byref(struct),
@@ -102,7 +114,7 @@ class Searcher:
           )
         )
       self._library.kj_results(
-        _p(heaps), _p(held), high - low, k, _p(units[low:high]), _p(ids[low:high]),
+        _p(heaps), _p(held), high - low, k, _p(units), _p(ids[low:high]),
         _p(scores[low:high]),
       )  # fmt: skip
 

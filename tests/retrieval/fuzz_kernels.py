@@ -5,6 +5,7 @@ With SANITIZE=1 the kernels are compiled with the sanitizers (their runtime has 
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import warnings
@@ -12,8 +13,8 @@ import warnings
 import numpy as np
 
 from kard_jax.core.files import InputError
+from kard_jax.retrieval import bm25, native, search_cpu
 from kard_jax.retrieval import index as index_lib
-from kard_jax.retrieval import native, search_cpu
 
 QUERIES = [
   "c0 c1 c2 c3 c4 c5 c6 c7 c8 c9 c10 c11 c12 c13 c14 c15 c16 c17 c18 w1 w2",
@@ -60,7 +61,8 @@ def search(index, k):
     index.scoring.idf(encoded.frequency), encoded.counts, encoded.ends
   )
   searcher = search_cpu.searcher(index)
-  ids, _ = searcher.top_k(encoded, *weights, k, 1)
+  encode = functools.partial(bm25._encode, index, QUERIES)
+  ids, _ = searcher.top_k(encode, len(QUERIES), k, 1)
   wanted = np.random.default_rng(0).integers(-1, len(index), (len(QUERIES), 400))
   searcher.rescore(encoded, *weights, wanted.astype(np.int32), 1)
   search_cpu.expand(index, 0, 0, len(index.segments[0].terms), 0, len(index))

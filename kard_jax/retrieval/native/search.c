@@ -434,22 +434,24 @@ int64_t kj_search(const kj_segment *s, const int32_t *terms, const int32_t *weig
     int64_t count = ends[q] - (q ? ends[q - 1] : 0);
     most = count > most ? count : most;
   }
+  // What is written at random lies in one large page: small ones would be looked for at every step.
+  uint8_t *page = aligned_alloc(LARGE_PAGE, LARGE_PAGE);
+#ifdef MADV_HUGEPAGE
+  if (page) madvise(page, LARGE_PAGE, MADV_HUGEPAGE);
+#endif
+  if (page) memset(page, 0, BLOCK * sizeof(int32_t));
   Scratch scratch = {
-    .sums = calloc(BLOCK, sizeof(int32_t)),
-    .found = malloc(WINDOW * sizeof(Candidate)),
+    .sums = (int32_t *)page,
+    .once = (uint16_t *)(page + BLOCK * 4),
+    .beyond = (uint16_t *)(page + BLOCK * 6),
+    .found = (Candidate *)(page + BLOCK * 8),
+    .vectors = page + BLOCK * 8 + WINDOW * sizeof(Candidate),
     .lists = malloc((size_t)(most + 1) * sizeof(Cursor)),
     .bitmaps = malloc((size_t)(most + 1) * sizeof(Cursor)),
     .units = malloc((size_t)(most + 1) * sizeof(Units)),
-    .vectors = aligned_alloc(64, MOST_BITMAPS * 128),
-    .once = malloc(BLOCK * sizeof(uint16_t)),
-    .beyond = malloc(BLOCK * sizeof(uint16_t)),
   };
   int64_t *next = malloc((size_t)(total + 1) * sizeof(int64_t));
-  if (!scratch.sums || !scratch.found || !scratch.lists || !scratch.bitmaps || !scratch.units || !scratch.vectors ||
-      !scratch.once || !scratch.beyond ||
-      !next) {
-    result = NO_MEMORY;
-  }
+  if (!page || !scratch.lists || !scratch.bitmaps || !scratch.units || !next) result = NO_MEMORY;
   uint8_t *buffer = NULL;
   int64_t room = s->file < 0 ? 0 : (largest_block(s) + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
   if (room) {
@@ -479,14 +481,10 @@ int64_t kj_search(const kj_segment *s, const int32_t *terms, const int32_t *weig
       held[q] = best.held;
     }
   }
-  free(scratch.sums);
-  free(scratch.found);
+  free(page);
   free(scratch.lists);
   free(scratch.bitmaps);
   free(scratch.units);
-  free(scratch.vectors);
-  free(scratch.once);
-  free(scratch.beyond);
   free(next);
   if (buffer) munmap(buffer, (size_t)room);
   return result;
