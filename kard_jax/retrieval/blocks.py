@@ -11,7 +11,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -199,11 +199,8 @@ def _p(array: np.ndarray) -> int:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
   """The kernels with the types of those used here."""
-  library = native.library()
-  if library is None:
-    return None
   pointer, number = ctypes.c_void_p, ctypes.c_int64
-  for name, result, arguments in [
+  functions: list[tuple[str, Any, list[Any]]] = [
     ("new", pointer, []),
     ("free", None, [pointer]),
     ("clear", None, [pointer]),
@@ -212,7 +209,5 @@ def _library() -> ctypes.CDLL | None:
     ("used", number, [pointer, pointer, number]),
     ("plan", number, [pointer, pointer, number, pointer, pointer]),
     ("write", number, [pointer, pointer, number, pointer, pointer]),
-  ]:
-    function = getattr(library, f"kj_block_{name}")
-    function.restype, function.argtypes = result, arguments
-  return library
+  ]
+  return native.declare("kj_block_", functions)

@@ -10,13 +10,12 @@ import array
 import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, overload
 
 import numpy as np
 
 from kard_jax.core import files
 from kard_jax.retrieval import sealed
-from kard_jax.retrieval.strings import Strings
+from kard_jax.retrieval.strings import Strings, Table
 
 _FIRST_LOOK = 1 << 16  # ids before the first look for repetitions; each later one at twice as many
 _SPARE = 1 << 26  # bytes that the sort may take beyond a few times the ids' own
@@ -53,7 +52,7 @@ class Gathered:
     np.save(path / "ids_order.npy", order)
 
 
-class Joined(Sequence[str]):
+class Joined(Table):
   """The ids of several tables as one: `len`, `[i]`, iteration, and `find` by value."""
 
   def __init__(self, parts: Sequence[Strings]):
@@ -63,17 +62,7 @@ class Joined(Sequence[str]):
   def __len__(self) -> int:
     return self._firsts[-1]
 
-  @overload
-  def __getitem__(self, index: int) -> str: ...
-  @overload
-  def __getitem__(self, index: slice) -> list[str]: ...
-  def __getitem__(self, index: Any) -> Any:
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(len(self)))]
-    size = len(self)
-    if not -size <= index < size:
-      raise IndexError(f"string {index} of a table of {size}")
-    place = int(index) % size
+  def _at(self, place: int) -> str:
     part = bisect.bisect_right(self._firsts, place) - 1
     return self._parts[part][place - self._firsts[part]]
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from kard_jax.retrieval.analyzer import Analyzer
 from kard_jax.retrieval.segment import Segment
-from kard_jax.retrieval.vocabulary import Words
 
 _MOST_WORDS = 1 << 20  # remembered
 
@@ -66,7 +65,7 @@ class Encoder:
       )
 
   def _begin(self) -> None:
-    self._words = Words(white_space=self._analyzer.kind == "whitespace")
+    self._words = self._analyzer.table()
     self._terms: dict[str, int] = {}
     self._term_of_word = np.zeros(0, np.int32)
     self._ids = np.zeros((len(self._segments), 0), np.int32)

@@ -14,6 +14,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,6 @@ class Searcher:
     library = _library()
     assert library is not None
     self._library, self._where = library, index.directory
-    self._scoring = index.scoring
     resident = sum(part.data.nbytes + part.chunks.nbytes for part in index.segments) <= _RESIDENT
     # The kernels hold only addresses.
     self._keep = [_arrays(part, resident) for part in index.segments]
@@ -315,16 +315,11 @@ def _p(array: np.ndarray) -> int:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
   """The kernels with the types of those used here."""
-  library = native.library()
-  if library is None:
-    return None
   pointer, number = ctypes.c_void_p, ctypes.c_int64
-  for name, result, arguments in [
+  functions: list[tuple[str, Any, list[Any]]] = [
     ("search", number, [pointer] * 4 + [number] * 2 + [pointer] * 2),
     ("results", None, [pointer] * 2 + [number] * 2 + [pointer] * 3),
     ("rescore", number, [pointer] * 4 + [number, pointer, number, pointer]),
     ("expand", number, [pointer] + [number] * 4 + [pointer] * 3),
-  ]:
-    function = getattr(library, f"kj_{name}")
-    function.restype, function.argtypes = result, arguments
-  return library
+  ]
+  return native.declare("kj_", functions)

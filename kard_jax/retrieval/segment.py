@@ -337,14 +337,12 @@ def _merge_python(parts: Sequence[_Part]) -> _Merged:
 @functools.cache
 def _library() -> ctypes.CDLL:
   """The kernels with the types of those used here."""
-  library = native.library()
-  assert library is not None
   pointer, number = ctypes.c_void_p, ctypes.c_int64
-  for name, result, arguments in [
+  functions: list[tuple[str, Any, list[Any]]] = [
     ("new", pointer, [pointer] * 6 + [number] * 2),
     ("free", None, [pointer]),
     ("next", number, [pointer] * 7),
-  ]:
-    function = getattr(library, f"kj_merge_{name}")
-    function.restype, function.argtypes = result, arguments
+  ]
+  library = native.declare("kj_merge_", functions)
+  assert library is not None
   return library

@@ -6,6 +6,7 @@ and found by bisection; passage ids are stored in passage order, with their sort
 
 from __future__ import annotations
 
+import abc
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,27 @@ from kard_jax.core import files
 from kard_jax.retrieval import sealed
 
 
-class Strings(Sequence[str]):
+class Table(Sequence[str], abc.ABC):
+  """Strings by number, from either end, and by slice."""
+
+  @overload
+  def __getitem__(self, index: int) -> str: ...
+  @overload
+  def __getitem__(self, index: slice) -> list[str]: ...
+  def __getitem__(self, index: Any) -> Any:
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    size = len(self)
+    if not -size <= index < size:
+      raise IndexError(f"string {index} of a table of {size}")
+    return self._at(int(index) % size)
+
+  @abc.abstractmethod
+  def _at(self, place: int) -> str:
+    """The string at a place, counted from 0."""
+
+
+class Strings(Table):
   """Strings that lie on disk: `len`, `[i]`, iteration, and `find` by value.
 
   Args:
@@ -34,17 +55,8 @@ class Strings(Sequence[str]):
   def __len__(self) -> int:
     return len(self._offsets) - 1
 
-  @overload
-  def __getitem__(self, index: int) -> str: ...
-  @overload
-  def __getitem__(self, index: slice) -> list[str]: ...
-  def __getitem__(self, index: Any) -> Any:
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(len(self)))]
-    size = len(self)
-    if not -size <= index < size:
-      raise IndexError(f"string {index} of a table of {size}")
-    return self._bytes(int(index) % size).decode()
+  def _at(self, place: int) -> str:
+    return self._bytes(place).decode()
 
   def __iter__(self) -> Iterator[str]:
     return (self._bytes(i).decode() for i in range(len(self)))

@@ -7,6 +7,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -142,11 +143,8 @@ def _lines(text: str) -> list[str]:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
   """The kernels with the types of those used here."""
-  library = native.library()
-  if library is None:
-    return None
   pointer, number = ctypes.c_void_p, ctypes.c_int64
-  for name, result, arguments in [
+  functions: list[tuple[str, Any, list[Any]]] = [
     ("new", pointer, [pointer, ctypes.c_int32]),
     ("free", None, [pointer]),
     ("count", number, [pointer]),
@@ -156,7 +154,5 @@ def _library() -> ctypes.CDLL | None:
     ("sort", number, [pointer, pointer, number]),
     ("offsets", None, [pointer, pointer, number, pointer]),
     ("copy", None, [pointer, pointer, number, pointer]),
-  ]:
-    function = getattr(library, f"kj_words_{name}")
-    function.restype, function.argtypes = result, arguments
-  return library
+  ]
+  return native.declare("kj_words_", functions)

@@ -18,6 +18,8 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 SWITCH = "KARD_JAX_NATIVE"
 _FLAGS = (
@@ -56,6 +58,15 @@ def library() -> ctypes.CDLL | None:
       stacklevel=2,
     )
     return None
+
+
+def declare(prefix: str, functions: Iterable[tuple[str, Any, Sequence[Any]]]) -> ctypes.CDLL | None:
+  """The kernels, with the types of some of them: (name after the prefix, result, arguments)."""
+  found = library()
+  for name, result, arguments in functions if found else ():
+    function = getattr(found, prefix + name)
+    function.restype, function.argtypes = result, arguments
+  return found
 
 
 def _compiled(compiler: str) -> pathlib.Path:

@@ -31,7 +31,6 @@ void kj_block_free(kj_block *block) {
 
 kj_block *kj_block_new(void) { return calloc(1, sizeof(kj_block)); }
 
-int64_t kj_block_postings(const kj_block *block) { return block->count; }
 int32_t kj_block_passages(const kj_block *block) { return block->passages; }
 
 // Forgets the passages; memory is kept for the next block.

@@ -92,15 +92,3 @@ int64_t kj_rescore(const kj_segment *s, const int32_t *terms, const int32_t *wei
   free(wanted);
   return result;
 }
-
-// How many passages of the segment have each of some terms.
-int64_t kj_document_frequency(const kj_segment *s, const int32_t *terms, int64_t count,
-                              int64_t *frequency) {
-  for (int64_t i = 0; i < count; i++) {
-    int64_t begin = s->term_chunks[terms[i]], end = s->term_chunks[terms[i] + 1];
-    if (begin > end || end > s->directory) return DAMAGED;
-    frequency[i] = 0;
-    for (int64_t j = begin; j < end; j++) frequency[i] += (int64_t)s->chunks[j].last + 1;
-  }
-  return 0;
-}

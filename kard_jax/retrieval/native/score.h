@@ -54,7 +54,7 @@ typedef struct {
   int32_t count;
   int32_t weight, bound;
   int32_t beyond;    // bitmap: what it adds at most to a passage beyond what it would if it stood once
-  int32_t at;        // list: postings before the window at hand
+  int32_t at;        // list: postings before the passage wanted last (rescore)
   int32_t stored;    // bitmap: term frequencies that can be read, however the index is damaged
   uint8_t kind;
 } Cursor;
