@@ -9,7 +9,6 @@ Parameter names follow T5X, so that its checkpoints map one to one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,13 +17,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
+from kard_jax.core import activations
 
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "gelu": lambda x: jax.nn.gelu(x, approximate=True),  # the tanh form, `gelu_new` in Hugging Face
-  "relu": jax.nn.relu,
-  "linear": lambda x: x,
-}
+MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
 
 class RMSNorm(nn.Module):
@@ -33,15 +28,17 @@ class RMSNorm(nn.Module):
   Attributes:
     epsilon: added to the mean square.
     dtype: of the result; the mean is taken in float32.
+    axis: logical name of the last axis.
   """
 
   epsilon: float = 1e-6
   dtype: DTypeLike = jnp.float32
+  axis: str = "embed"
 
   @nn.compact
   def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
     """Normalises the last axis."""
-    init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+    init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
     scale_D: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
@@ -55,15 +52,20 @@ class Embedding(nn.Module):
     num_embeddings: V, rows of the table; keep it a multiple of the mesh axis that shards `vocab`.
     features: D.
     dtype: of the vectors given back.
+    stddev: of the initial numbers; T5's are 1, GPTs' smaller, as their tied logits are not scaled.
+    axis: logical name of the rows.
   """
 
   num_embeddings: int
   features: int
   dtype: DTypeLike = jnp.float32
+  stddev: float = 1.0
+  axis: str = "vocab"
 
   def setup(self) -> None:
     """Makes the table."""
-    init = nn.with_logical_partitioning(nn.initializers.normal(stddev=1.0), ("vocab", "embed"))
+    normal = nn.initializers.normal(stddev=self.stddev)
+    init = nn.with_logical_partitioning(normal, (self.axis, "embed"))
     self.embedding: Any = self.param(
       "embedding", init, (self.num_embeddings, self.features), jnp.float32
     )
@@ -82,7 +84,7 @@ class Embedding(nn.Module):
 
 
 class Dense(nn.Module):
-  """A matrix product over the last axes, without bias.
+  """A matrix product over the last axes.
 
   The kernel keeps its axes (`embed heads kv`), so that each can be sharded by name. The product
   itself has two axes a side: with more, XLA's CPU backend transposes whole activations to get the
@@ -94,6 +96,7 @@ class Dense(nn.Module):
     scale: variance of the initial kernel times its fan-in.
     dtype: of the operands.
     output_dtype: of the result; None means `dtype`. Float32 keeps bfloat16 logits exact.
+    use_bias: add a learnt vector (T5 has none).
   """
 
   features: tuple[int, ...]
@@ -101,6 +104,7 @@ class Dense(nn.Module):
   scale: float = 1.0
   dtype: DTypeLike = jnp.float32
   output_dtype: DTypeLike | None = None
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, "*outputs"]:
@@ -125,7 +129,12 @@ class Dense(nn.Module):
       kernel.astype(self.dtype).reshape(math.prod(inputs), -1),
       preferred_element_type=self.output_dtype or self.dtype,
     )
-    return y.reshape(*rows, *self.features)
+    y = y.reshape(*rows, *self.features)
+    if not self.use_bias:
+      return y
+    zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[summed:])
+    bias: Any = self.param("bias", zeros, self.features, jnp.float32)
+    return y + bias.astype(y.dtype)
 
 
 class Dropout(nn.Module):
@@ -310,12 +319,14 @@ class Mlp(nn.Module):
     activations: ("gelu", "linear") is T5 1.1's, ("relu",) the first T5's.
     dropout_rate: on the hidden layer.
     dtype: of activations.
+    use_bias: in each product.
   """
 
   mlp_dim: int
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
+  use_bias: bool = False
 
   @nn.compact
   def __call__(
@@ -325,11 +336,14 @@ class Mlp(nn.Module):
     hidden = jnp.ones((), self.dtype)
     for i, activation in enumerate(self.activations):
       name = "wi" if len(self.activations) == 1 else f"wi_{i}"
-      wi = Dense((self.mlp_dim,), ("embed", "mlp"), dtype=self.dtype, name=name)
-      hidden = hidden * _ACTIVATIONS[activation](wi(x_BxLxD))
+      wi = Dense(
+        (self.mlp_dim,), ("embed", "mlp"), dtype=self.dtype, use_bias=self.use_bias, name=name
+      )
+      hidden = hidden * activations.named(activation)(wi(x_BxLxD))
     hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
     hidden = Dropout(self.dropout_rate)(hidden, deterministic)
-    wo = Dense((x_BxLxD.shape[-1],), ("mlp", "embed"), dtype=self.dtype, name="wo")
+    features, axes = (x_BxLxD.shape[-1],), ("mlp", "embed")
+    wo = Dense(features, axes, dtype=self.dtype, use_bias=self.use_bias, name="wo")
     return wo(hidden)
 
 

@@ -20,7 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kard_jax.core.files import InputError
 
-Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+Names = str | tuple[str, ...] | None  # of the mesh axes that one axis of an array is split over
+Rules = Sequence[tuple[str, Names]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Partitioner:
     """Shardings for a tree of (abstract) arrays boxed with logical axis names.
 
     What has no box, fewer axes than its box names (Adafactor's row and column statistics), or a
-    single element (its placeholders), is replicated.
+    single element (its placeholders), is replicated. So is an axis that the mesh does not divide,
+    such as GPT-2's vocabulary of 50,257.
     """
     specs = nn.get_partition_spec(boxed)
     specs = jax.tree.map(
@@ -78,7 +80,14 @@ class Partitioner:
       nn.meta.unbox(boxed),
       is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
     )
-    return nn.logical_to_mesh_sharding(specs, self.mesh, list(self.rules))
+    shardings = nn.logical_to_mesh_sharding(specs, self.mesh, list(self.rules))
+    return jax.tree.map(
+      lambda sharding, leaf: NamedSharding(
+        self.mesh, _divided(sharding.spec, leaf.shape, self.mesh.shape)
+      ),
+      shardings,
+      nn.meta.unbox(boxed),
+    )
 
   @property
   def batch_sharding(self) -> NamedSharding:
@@ -134,3 +143,30 @@ class Partitioner:
         return jitted(*arguments)
 
     return call
+
+
+def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+  """Splits an activation by its axes' logical names, as `nn.with_logical_constraint` does.
+
+  An axis that the mesh does not divide stays whole, so that any network runs on any mesh.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = nn.logical_to_mesh_axes(tuple(names))
+  if mesh.empty or spec is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, _divided(spec, x.shape, mesh.shape))
+
+
+def _divided(
+  spec: PartitionSpec, shape: Sequence[int], mesh_shape: Mapping[str, int]
+) -> PartitionSpec:
+  """A spec without the mesh axes that do not divide an array's axis."""
+
+  def ways(names: Names) -> int:
+    return math.prod(
+      mesh_shape[name] for name in ((names,) if isinstance(names, str) else names or ())
+    )
+
+  return PartitionSpec(
+    *(names if size % ways(names) == 0 else None for names, size in zip(spec, shape, strict=False))
+  )

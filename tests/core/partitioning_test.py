@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from kard_jax.core.files import InputError
-from kard_jax.core.partitioning import Partitioner
+from kard_jax.core.partitioning import Partitioner, constrain
 
 RULES = [("batch", "data"), ("mlp", "model"), ("vocab", "model"), ("heads", ("model",))]
 
@@ -125,3 +125,13 @@ def test_logical_names_mean_the_mesh_while_a_function_is_traced():
   ours = partitioner()
   constrained = ours.jit(lambda x: nn.with_logical_constraint(x, ("batch", "mlp")))
   assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "model")
+
+
+def test_axes_that_the_mesh_does_not_divide_stay_whole():
+  tree = {"table": boxed((50, 8), "vocab", "embed"), "odd": boxed((51, 8), "vocab", "embed")}
+  assert specs(tree) == {"table": P("model", None), "odd": P(None, None)}
+  ours = partitioner()
+  constrained = ours.jit(lambda x: constrain(x, ("batch", "vocab")))
+  assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "model")
+  assert constrained(jnp.zeros((8, 5))).sharding.spec in (P("data"), P("data", None))
+  assert constrain(jnp.zeros((8, 5)), ("batch", "vocab")).shape == (8, 5)  # and without any mesh
