@@ -9,7 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# launch -> tasks -> the method -> its parts -> core: an arrow points to what may be imported.
+# launch -> tasks -> the method -> convert -> its parts -> core: an arrow points to what may be
+# imported. `convert` knows the networks of `student` and `reranker`; these know nothing of it.
 METHOD = {"teacher", "silver", "answer", "scorecard", "report"}
 PARTS = {"retrieval", "student", "reranker"}
 LEAVES = {"questions", "prompts"}  # what everything but core speaks of
@@ -17,9 +18,10 @@ LEVELS = {
   **dict.fromkeys(["core"], 0),
   **dict.fromkeys(LEAVES, 1),
   **dict.fromkeys(PARTS, 2),
-  **dict.fromkeys(METHOD, 3),
-  **dict.fromkeys(["tasks"], 4),
-  **dict.fromkeys(["launch"], 5),
+  **dict.fromkeys(["convert"], 3),
+  **dict.fromkeys(METHOD, 4),
+  **dict.fromkeys(["tasks"], 5),
+  **dict.fromkeys(["launch"], 6),
 }
 LIGHT = [
   "kard_jax.questions",
