@@ -67,6 +67,7 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
     scaled = False
   else:
     scaled = config.get("scale_decoder_outputs", said is not False)
+  tied = scaled if tensors is None else _is_tied(tensors, said is not False)
   asked = {
     "vocab_size": config.size("vocab_size", 250_112 if multilingual else 32_128),
     "embed_dim": config.size("d_model", 512),
@@ -76,19 +77,13 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
     "num_encoder_layers": num_layers,
     "num_decoder_layers": config.size("num_decoder_layers", num_layers),
     "mlp_activations": (activation, *(("linear",) if gated else ())),
-    "tied_embeddings": scaled if tensors is None else _is_tied(tensors, said is not False),
-    "scale_decoder_outputs": scaled,
-    "relpos_buckets": config.size("relative_attention_num_buckets", 32),
-    "relpos_max_distance": config.size("relative_attention_max_distance", 128),
+    "tied_embeddings": tied,
+    "scale_logits": None if scaled == tied else scaled,
+    "num_buckets": config.size("relative_attention_num_buckets", 32),
+    "max_distance": config.size("relative_attention_max_distance", 128),
     "norm_epsilon": config.get("layer_norm_epsilon", 1e-6),
   }
-  fixed = {
-    "scale_decoder_outputs": asked["tied_embeddings"],
-    "relpos_buckets": 32,
-    "relpos_max_distance": 128,
-    "norm_epsilon": 1e-6,
-  }
-  for name, value in fixed.items():
+  for name, value in {"num_buckets": 32, "max_distance": 128, "norm_epsilon": 1e-6}.items():
     if asked.pop(name) != value:
       raise InputError(f"{config.file}: a {name} other than {value} is not supported")
   return asked

@@ -227,6 +227,8 @@ class T5(nn.Module):
     num_decoder_layers: of the decoder.
     mlp_activations: ("gelu", "linear") in T5 1.1, ("relu",) in the first T5.
     tied_embeddings: the output head is the embedding table, as in the first T5.
+    scale_logits: the decoder's output is divided by the root of D before the head; None: where the
+      embeddings are tied.
     dropout_rate: everywhere; 0.1 when fine-tuning.
     dtype: of activations: "float32" or "bfloat16"; float16 overflows.
     remat: gradient checkpointing of each layer.
@@ -241,6 +243,7 @@ class T5(nn.Module):
   num_decoder_layers: int = 8
   mlp_activations: tuple[str, ...] = ("gelu", "linear")
   tied_embeddings: bool = False
+  scale_logits: bool | None = None
   dropout_rate: float = 0.1
   dtype: DTypeLike = jnp.float32
   remat: bool = False
@@ -329,8 +332,10 @@ class T5(nn.Module):
     return self._logits(x_BxSxD), state
 
   def _logits(self, x_BxTxD: jax.Array) -> jax.Array:
+    if self.tied_embeddings if self.scale_logits is None else self.scale_logits:
+      x_BxTxD = x_BxTxD * self.embed_dim**-0.5
     if self.tied_embeddings:
-      logits = self.token_embedder.attend(x_BxTxD * self.embed_dim**-0.5)
+      logits = self.token_embedder.attend(x_BxTxD)
     else:
       logits = self.logits_dense(x_BxTxD)
     return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
