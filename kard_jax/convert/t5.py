@@ -12,7 +12,6 @@ from kard_jax.convert import activations
 from kard_jax.convert.source import Config
 from kard_jax.convert.tables import TRANSPOSED, Entry, Layout, Table
 from kard_jax.convert.tensors import Tensors
-from kard_jax.core.files import InputError
 from kard_jax.student import t5
 
 NETWORK = t5.T5
@@ -68,7 +67,7 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
   else:
     scaled = config.get("scale_decoder_outputs", said is not False)
   tied = scaled if tensors is None else _is_tied(tensors, said is not False)
-  asked = {
+  return {
     "vocab_size": config.size("vocab_size", 250_112 if multilingual else 32_128),
     "embed_dim": config.size("d_model", 512),
     "num_heads": config.size("num_heads", 6 if multilingual else 8),
@@ -83,10 +82,6 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
     "max_distance": config.size("relative_attention_max_distance", 128),
     "norm_epsilon": config.get("layer_norm_epsilon", 1e-6),
   }
-  for name, value in {"num_buckets": 32, "max_distance": 128, "norm_epsilon": 1e-6}.items():
-    if asked.pop(name) != value:
-      raise InputError(f"{config.file}: a {name} other than {value} is not supported")
-  return asked
 
 
 def _is_tied(tensors: Tensors, ties: bool) -> bool:

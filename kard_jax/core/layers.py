@@ -8,6 +8,7 @@ Parameter names follow T5X, so that its checkpoints map one to one.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import activations
+from kard_jax.core import activations, scanning
 
 MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
@@ -359,25 +360,25 @@ class EncoderLayer(nn.Module):
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
+  norm_epsilon: float = 1e-6
 
   @nn.compact
   def __call__(
     self,
     x_BxLxD: Float[Array, "B L D"],
     bias: Float[Array, "1 H L L"],
-    mask_BxL: Bool[Array, "B L"],
+    mask: Bool[Array, "B 1 #L L"],
     deterministic: bool = True,
   ) -> Float[Array, "B L D"]:
-    """One layer; `mask_BxL` is True at real tokens."""
+    """One layer; `mask` is True where a token may look."""
     x = nn.with_logical_constraint(x_BxLxD, ("batch", "length", "embed"))
-    y = RMSNorm(dtype=self.dtype, name="pre_attention_layer_norm")(x)
+    y = RMSNorm(self.norm_epsilon, self.dtype, name="pre_attention_layer_norm")(x)
     attention = Attention(
       self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
     )
-    mask = mask_BxL[:, None, None, :]
     y = attention(y, y, bias=bias, mask=mask, deterministic=deterministic)
     x = x + Dropout(self.dropout_rate)(y, deterministic)
-    y = RMSNorm(dtype=self.dtype, name="pre_mlp_layer_norm")(x)
+    y = RMSNorm(self.norm_epsilon, self.dtype, name="pre_mlp_layer_norm")(x)
     mlp = Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype, name="mlp")
     y = mlp(y, deterministic=deterministic)
     x = x + Dropout(self.dropout_rate)(y, deterministic)
@@ -397,7 +398,11 @@ class Encoder(nn.Module):
     activations: of the feed-forward layers, see `Mlp`.
     dropout_rate: everywhere.
     dtype: of activations.
-    remat: compute a layer's activations again in the backward pass instead of keeping them.
+    remat: what a layer computes again in the backward pass, see `scanning.rematerialised`.
+    scan_layers: one set of arrays with an axis for the layers, compiled once.
+    num_buckets: of `RelativePositionBias`.
+    max_distance: likewise.
+    norm_epsilon: of the norms.
   """
 
   num_layers: int
@@ -407,7 +412,11 @@ class Encoder(nn.Module):
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
-  remat: bool = False
+  remat: str = "none"
+  scan_layers: bool = False
+  num_buckets: int = 32
+  max_distance: int = 128
+  norm_epsilon: float = 1e-6
 
   @nn.compact
   def __call__(
@@ -415,24 +424,57 @@ class Encoder(nn.Module):
     embedded_BxLxD: Float[Array, "B L D"],
     mask_BxL: Bool[Array, "B L"],
     *,
+    segment_ids_BxL: Int[Array, "B L"] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, "B L D"]:
-    """Encodes rows; `mask_BxL` is True at real tokens, and what stands elsewhere has no effect."""
+    """Encodes rows.
+
+    Args:
+      embedded_BxLxD: a vector for each token.
+      mask_BxL: True at real tokens; what stands elsewhere has no effect.
+      segment_ids_BxL: which text of a packed row a token belongs to; None means one text a row.
+      deterministic: no dropout.
+    """
     positions_L = jnp.arange(embedded_BxLxD.shape[1])
-    bias = RelativePositionBias(self.num_heads, bidirectional=True, name="relpos_bias")(
-      positions_L, positions_L
-    )
+    bias = RelativePositionBias(
+      self.num_heads,
+      bidirectional=True,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+      name="relpos_bias",
+    )(positions_L, positions_L)
+    mask = mask_BxL[:, None, None, :]
+    if segment_ids_BxL is not None:
+      mask = mask & same_segment(segment_ids_BxL, segment_ids_BxL)
     x = Dropout(self.dropout_rate)(embedded_BxLxD, deterministic)
-    layer = nn.remat(EncoderLayer, static_argnums=(4,)) if self.remat else EncoderLayer
-    for i in range(self.num_layers):
-      x = layer(
-        self.num_heads,
-        self.head_dim,
-        self.mlp_dim,
-        self.activations,
-        self.dropout_rate,
-        self.dtype,
-        name=f"layers_{i}",
-      )(x, bias, mask_BxL, deterministic)
-    x = RMSNorm(dtype=self.dtype, name="encoder_norm")(x)
+    layer = functools.partial(
+      EncoderLayer,
+      self.num_heads,
+      self.head_dim,
+      self.mlp_dim,
+      self.activations,
+      self.dropout_rate,
+      self.dtype,
+      self.norm_epsilon,
+    )
+    call = lambda layer, x, bias, mask: layer(x, bias, mask, deterministic)
+    if self.scan_layers and self.num_layers:
+      stack, length = layer(name=scanning.LAYERS), self.num_layers
+      x = scanning.scan(stack, call, x, bias, mask, length=length, remat=self.remat)
+    else:
+      call = scanning.rematerialised(call, self.remat)
+      for i in range(self.num_layers):
+        x = call(layer(name=f"{scanning.LAYERS}_{i}"), x, bias, mask)
+    x = RMSNorm(self.norm_epsilon, self.dtype, name="encoder_norm")(x)
     return Dropout(self.dropout_rate)(x, deterministic)
+
+
+def same_segment(
+  query_segments_BxQ: Int[Array, "B Q"], key_segments_BxL: Int[Array, "B L"]
+) -> Bool[Array, "B 1 Q L"]:
+  """True where a query and a key belong to the same text of a packed row.
+
+  A text's tokens stand side by side, so distances within it are those within the row: position
+  biases need nothing more.
+  """
+  return (query_segments_BxQ[:, :, None] == key_segments_BxL[:, None, :])[:, None]

@@ -53,7 +53,7 @@ class LateInteraction(nn.Module):
     activations: of the feed-forward layers, see `layers.Mlp`.
     dropout_rate: in the encoder.
     dtype: of activations; scores are float32.
-    remat: compute encoder layers again in the backward pass instead of keeping activations.
+    remat: what encoder layers compute again in the backward pass, see `scanning.rematerialised`.
   """
 
   vocab_size: int
@@ -67,7 +67,7 @@ class LateInteraction(nn.Module):
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
-  remat: bool = False
+  remat: str = "none"
 
   def setup(self) -> None:
     """Names the parts, which the entry points share."""
@@ -168,7 +168,7 @@ class CrossEncoder(nn.Module):
     activations: of the feed-forward layers, see `layers.Mlp`.
     dropout_rate: in the encoder.
     dtype: of activations; scores are float32.
-    remat: compute encoder layers again in the backward pass instead of keeping activations.
+    remat: what encoder layers compute again in the backward pass, see `scanning.rematerialised`.
   """
 
   vocab_size: int
@@ -181,7 +181,7 @@ class CrossEncoder(nn.Module):
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
-  remat: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(

@@ -40,18 +40,18 @@ class TokenCrossEntropy:
 
   def init(self, rng: jax.Array, batch: Batch) -> Params:
     """Fresh parameters, boxed with their logical axis names."""
-    variables = self.network.init(
-      rng, jnp.asarray(batch["encoder_input_tokens"]), jnp.asarray(batch["decoder_input_tokens"])
-    )
-    return variables["params"]
+    tokens, _ = _inputs(batch)
+    return self.network.init(rng, *tokens)["params"]
 
   def loss(self, params: Params, batch: Batch, rng: jax.Array | None) -> Loss:
     """The loss on a batch of T5X features.
 
     Args:
       params: unboxed.
-      batch: `encoder_input_tokens` [B, L]; `decoder_input_tokens`, `decoder_target_tokens` and
-        `decoder_loss_weights` [B, T].
+      batch: `encoder_input_tokens` [B, L], unless the network is a decoder alone;
+        `decoder_input_tokens`, `decoder_target_tokens` and `decoder_loss_weights` [B, T]. Of rows
+        that hold several examples also `encoder_segment_ids`, `encoder_positions`,
+        `decoder_segment_ids`, `decoder_positions`.
       rng: for dropout; None evaluates without it.
 
     Returns:
@@ -60,12 +60,10 @@ class TokenCrossEntropy:
       `sequence_accuracy` for each row with any weight: 1 when all its weighted tokens are right.
     """
     kwargs: dict[str, Any] = {} if rng is None else {"rngs": {"dropout": rng}}
+    tokens, packing = _inputs(batch)
+    kwargs |= packing
     logits_BxTxV: Any = self.network.apply(
-      {"params": params},
-      jnp.asarray(batch["encoder_input_tokens"]),
-      jnp.asarray(batch["decoder_input_tokens"]),
-      deterministic=rng is None,
-      **kwargs,
+      {"params": params}, *tokens, deterministic=rng is None, **kwargs
     )
     targets_BxT = jnp.asarray(batch["decoder_target_tokens"])
     weights_BxT = jnp.asarray(batch["decoder_loss_weights"], jnp.float32)
@@ -88,6 +86,23 @@ class TokenCrossEntropy:
       ),
     }
     return Loss(entropy + z, weight, metrics)
+
+
+_PACKING = {  # T5X's feature -> the network's argument
+  "encoder_segment_ids": "encoder_segment_ids_BxL",
+  "encoder_positions": "encoder_positions_BxL",
+  "decoder_segment_ids": "decoder_segment_ids_BxT",
+  "decoder_positions": "decoder_positions_BxT",
+}
+
+
+def _inputs(batch: Batch) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+  """What the network reads: tokens, and where each belongs if rows are packed."""
+  names = ("encoder_input_tokens", "decoder_input_tokens")
+  tokens = [jnp.asarray(batch[name]) for name in names if name in batch]
+  return tokens, {
+    argument: jnp.asarray(batch[name]) for name, argument in _PACKING.items() if name in batch
+  }
 
 
 def token_losses(

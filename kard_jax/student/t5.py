@@ -1,4 +1,4 @@
-"""The student: T5 1.1, an encoder-decoder (paper section 3.1; Raffel et al. 2020; Shazeer 2020).
+"""The student: T5, an encoder-decoder (paper section 3.1; Raffel et al. 2020; Shazeer 2020).
 
 The encoder reads the question and its passages, the decoder writes the rationale and the answer.
 T5 1.1 differs from the first T5 by gated GELU and by an output head of its own; Flan-T5 has its
@@ -7,6 +7,7 @@ shapes. Parameter names follow T5X.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,9 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import layers
-
-PAD_ID = 0  # also the first input of the decoder, as in all T5 models
+from kard_jax.core import layers, scanning
+from kard_jax.core.files import InputError
 
 
 class DecodingState(NamedTuple):
@@ -47,15 +47,16 @@ class DecoderLayer(nn.Module):
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
+  norm_epsilon: float = 1e-6
 
   def setup(self) -> None:
     """Makes the parts that training and cached decoding share."""
     attention = (self.num_heads, self.head_dim, self.dropout_rate, self.dtype)
-    self.pre_self_attention_layer_norm = layers.RMSNorm(dtype=self.dtype)
+    self.pre_self_attention_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     self.self_attention = layers.Attention(*attention)
-    self.pre_cross_attention_layer_norm = layers.RMSNorm(dtype=self.dtype)
+    self.pre_cross_attention_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     self.encoder_decoder_attention = layers.Attention(*attention)
-    self.pre_mlp_layer_norm = layers.RMSNorm(dtype=self.dtype)
+    self.pre_mlp_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     self.mlp = layers.Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
 
@@ -63,18 +64,18 @@ class DecoderLayer(nn.Module):
     self,
     x_BxTxD: Float[Array, "B T D"],
     bias: Float[Array, "1 H T T"],
-    causal: Bool[Array, "1 1 T T"],
+    mask: Bool[Array, "#B 1 T T"],
     encoded_BxLxD: Float[Array, "B L D"],
-    encoder_mask_BxL: Bool[Array, "B L"],
+    encoder_mask: Bool[Array, "B 1 #T L"],
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
-    """All positions at once (teacher forcing)."""
+    """All positions at once (teacher forcing); masks are True where a token may look."""
     x = nn.with_logical_constraint(x_BxTxD, ("batch", "length", "embed"))
     y = self.pre_self_attention_layer_norm(x)
-    y = self.self_attention(y, y, bias=bias, mask=causal, deterministic=deterministic)
+    y = self.self_attention(y, y, bias=bias, mask=mask, deterministic=deterministic)
     x = x + self.dropout(y, deterministic)
     memory = self.encoder_decoder_attention.keys_values(encoded_BxLxD)
-    return self._after_self_attention(x, memory, encoder_mask_BxL, deterministic)
+    return self._after_self_attention(x, memory, encoder_mask, deterministic)
 
   def keys_values(self, encoded_BxLxD: Float[Array, "B L D"]) -> layers.KeyValues:
     """This layer's view of the encoder output, for `step`."""
@@ -104,15 +105,16 @@ class DecoderLayer(nn.Module):
     past = (jnp.arange(bias.shape[-1]) <= position)[None, None, None, :]
     y_NxD = self.self_attention.attend(y_NxD, cache, bias=bias, mask=past)
     x = x_BxSxD + y_NxD.reshape(x_BxSxD.shape)
-    return self._after_self_attention(x, memory, encoder_mask_BxL, deterministic=True), cache
+    mask = encoder_mask_BxL[:, None, None, :]
+    return self._after_self_attention(x, memory, mask, deterministic=True), cache
 
   def _after_self_attention(
-    self, x: jax.Array, memory: layers.KeyValues, encoder_mask_BxL: jax.Array, deterministic: bool
+    self, x: jax.Array, memory: layers.KeyValues, encoder_mask: jax.Array, deterministic: bool
   ) -> jax.Array:
     y = self.encoder_decoder_attention.attend(
       self.pre_cross_attention_layer_norm(x),
       memory,
-      mask=encoder_mask_BxL[:, None, None, :],
+      mask=encoder_mask,
       deterministic=deterministic,
     )
     x = x + self.dropout(y, deterministic)
@@ -132,7 +134,11 @@ class Decoder(nn.Module):
     activations: of the feed-forward layers, see `layers.Mlp`.
     dropout_rate: everywhere.
     dtype: of activations.
-    remat: compute a layer's activations again in the backward pass instead of keeping them.
+    remat: what a layer computes again in the backward pass, see `scanning.rematerialised`.
+    scan_layers: one set of arrays with an axis for the layers, compiled once.
+    num_buckets: of `layers.RelativePositionBias`.
+    max_distance: likewise.
+    norm_epsilon: of the norms.
   """
 
   num_layers: int
@@ -142,24 +148,23 @@ class Decoder(nn.Module):
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
-  remat: bool = False
+  remat: str = "none"
+  scan_layers: bool = False
+  num_buckets: int = 32
+  max_distance: int = 128
+  norm_epsilon: float = 1e-6
 
   def setup(self) -> None:
     """Makes the layers that training and cached decoding share."""
-    layer = nn.remat(DecoderLayer, static_argnums=(6,)) if self.remat else DecoderLayer
-    self.layers = [
-      layer(
-        self.num_heads,
-        self.head_dim,
-        self.mlp_dim,
-        self.activations,
-        self.dropout_rate,
-        self.dtype,
-      )
-      for _ in range(self.num_layers)
-    ]
-    self.relpos_bias = layers.RelativePositionBias(self.num_heads, bidirectional=False)
-    self.decoder_norm = layers.RMSNorm(dtype=self.dtype)
+    scanned = self.scan_layers and self.num_layers
+    self.layers = self._layer() if scanned else [self._layer() for _ in range(self.num_layers)]
+    self.relpos_bias = layers.RelativePositionBias(
+      self.num_heads,
+      bidirectional=False,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+    )
+    self.decoder_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
 
   def __call__(
@@ -168,15 +173,37 @@ class Decoder(nn.Module):
     encoded_BxLxD: Float[Array, "B L D"],
     encoder_mask_BxL: Bool[Array, "B L"],
     *,
+    segment_ids_BxT: Int[Array, "B T"] | None = None,
+    encoder_segment_ids_BxL: Int[Array, "B L"] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
-    """All positions at once; each sees those before it. Rows are padded at their end."""
+    """All positions at once; each sees those before it. Rows are padded at their end.
+
+    Args:
+      embedded_BxTxD: a vector for each token.
+      encoded_BxLxD: the encoder's output.
+      encoder_mask_BxL: True at real input tokens.
+      segment_ids_BxT: which text of a packed row a token belongs to; None means one text a row.
+      encoder_segment_ids_BxL: the same of the input; give both or none.
+      deterministic: no dropout.
+    """
     positions_T = jnp.arange(embedded_BxTxD.shape[1])
     bias = self.relpos_bias(positions_T, positions_T)
-    causal = (positions_T[None, :] <= positions_T[:, None])[None, None]
+    mask = (positions_T[None, :] <= positions_T[:, None])[None, None]
+    encoder_mask = encoder_mask_BxL[:, None, None, :]
+    if segment_ids_BxT is not None and encoder_segment_ids_BxL is not None:
+      mask = mask & layers.same_segment(segment_ids_BxT, segment_ids_BxT)
+      encoder_mask &= layers.same_segment(segment_ids_BxT, encoder_segment_ids_BxL)
     x = self.dropout(embedded_BxTxD, deterministic)
-    for layer in self.layers:
-      x = layer(x, bias, causal, encoded_BxLxD, encoder_mask_BxL, deterministic)
+    call = lambda layer, x, *shared: layer(x, *shared, deterministic)
+    shared = (bias, mask, encoded_BxLxD, encoder_mask)
+    if isinstance(self.layers, DecoderLayer):
+      length = self.num_layers
+      x = scanning.scan(self.layers, call, x, *shared, length=length, remat=self.remat)
+    else:
+      call = scanning.rematerialised(call, self.remat)
+      for layer in self.layers:
+        x = call(layer, x, *shared)
     return self.dropout(self.decoder_norm(x), deterministic)
 
   def start(
@@ -197,7 +224,7 @@ class Decoder(nn.Module):
     )
     return DecodingState(
       encoder_mask_BxL,
-      tuple(layer.keys_values(encoded_BxLxD) for layer in self.layers),
+      tuple(layer.keys_values(encoded_BxLxD) for layer in self._each()),
       (empty,) * self.num_layers,
     )
 
@@ -208,14 +235,31 @@ class Decoder(nn.Module):
     max_length = state.cache[0].values_BxHxLxK.shape[2]
     bias = self.relpos_bias(position[None], jnp.arange(max_length))
     x, caches = embedded_BxSxD, []
-    for layer, cache, memory in zip(self.layers, state.cache, state.memory, strict=True):
+    for layer, cache, memory in zip(self._each(), state.cache, state.memory, strict=True):
       x, cache = layer.step(x, position, bias, cache, memory, state.encoder_mask_BxL)
       caches.append(cache)
     return self.decoder_norm(x), state._replace(cache=tuple(caches))
 
+  def _layer(self) -> DecoderLayer:
+    return DecoderLayer(
+      self.num_heads,
+      self.head_dim,
+      self.mlp_dim,
+      self.activations,
+      self.dropout_rate,
+      self.dtype,
+      self.norm_epsilon,
+    )
+
+  def _each(self) -> Sequence[DecoderLayer]:
+    """The layers one by one, scanned or not, for cached decoding."""
+    if not isinstance(self.layers, DecoderLayer):
+      return self.layers
+    return scanning.bound(self.layers, self.num_layers)
+
 
 class T5(nn.Module):
-  """T5 1.1; the defaults are its `small` size.
+  """T5, T5 1.1, Flan-T5; the defaults are T5 1.1's `small` size.
 
   Attributes:
     vocab_size: V; the first T5 models' is 32,128 (32,100 pieces, padded to shard well).
@@ -225,13 +269,19 @@ class T5(nn.Module):
     mlp_dim: F.
     num_encoder_layers: of the encoder.
     num_decoder_layers: of the decoder.
-    mlp_activations: ("gelu", "linear") in T5 1.1, ("relu",) in the first T5.
+    mlp_activations: ("gelu", "linear") in T5 1.1, ("relu",) in the first T5; see `activations`.
     tied_embeddings: the output head is the embedding table, as in the first T5.
     scale_logits: the decoder's output is divided by the root of D before the head; None: where the
       embeddings are tied.
     dropout_rate: everywhere; 0.1 when fine-tuning.
     dtype: of activations: "float32" or "bfloat16"; float16 overflows.
-    remat: gradient checkpointing of each layer.
+    remat: what layers compute again in the backward pass: "none", "dots", "minimal" or "full"; see
+      `scanning.rematerialised`.
+    scan_layers: one set of arrays for all layers of a stack, compiled once; see `core.scanning`.
+    num_buckets: of distances, see `layers.RelativePositionBias`.
+    max_distance: in tokens; farther ones share a bucket.
+    norm_epsilon: of the norms.
+    pad_id: stands where there is no token, and is the decoder's first input, as in all T5 models.
   """
 
   vocab_size: int = 32_128
@@ -246,7 +296,12 @@ class T5(nn.Module):
   scale_logits: bool | None = None
   dropout_rate: float = 0.1
   dtype: DTypeLike = jnp.float32
-  remat: bool = False
+  remat: str = "none"
+  scan_layers: bool = False
+  num_buckets: int = 32
+  max_distance: int = 128
+  norm_epsilon: float = 1e-6
+  pad_id: int = 0
 
   def setup(self) -> None:
     """Makes the table, the two stacks and the head."""
@@ -258,6 +313,10 @@ class T5(nn.Module):
       self.dropout_rate,
       self.dtype,
       self.remat,
+      self.scan_layers,
+      self.num_buckets,
+      self.max_distance,
+      self.norm_epsilon,
     )
     self.token_embedder = layers.Embedding(self.vocab_size, self.embed_dim, self.dtype)
     self.encoder = layers.Encoder(self.num_encoder_layers, *stack)
@@ -272,30 +331,57 @@ class T5(nn.Module):
     encoder_input_tokens_BxL: Int[Array, "B L"],
     decoder_input_tokens_BxT: Int[Array, "B T"],
     *,
+    encoder_segment_ids_BxL: Int[Array, "B L"] | None = None,
+    encoder_positions_BxL: Int[Array, "B L"] | None = None,
+    decoder_segment_ids_BxT: Int[Array, "B T"] | None = None,
+    decoder_positions_BxT: Int[Array, "B T"] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, "B T V"]:
     """Logits of each next token, float32, given the tokens before it (teacher forcing).
 
+    T5X's four features of packed rows are taken. T5 needs the segments alone: a text's tokens stand
+    side by side, and it knows no positions but distances.
+
     Args:
-      encoder_input_tokens_BxL: padded at the end with 0.
-      decoder_input_tokens_BxT: the target shifted right by one: 0, then all tokens but the last.
+      encoder_input_tokens_BxL: padded at the end with `pad_id`.
+      decoder_input_tokens_BxT: the target shifted right by one: `pad_id`, then all tokens but the
+        last.
+      encoder_segment_ids_BxL: where rows hold several examples, which one a token belongs to: 1 and
+        so on, 0 at padding.
+      encoder_positions_BxL: of each token in its text.
+      decoder_segment_ids_BxT: likewise; an example has the same number in both.
+      decoder_positions_BxT: likewise.
       deterministic: no dropout; otherwise give an rng named "dropout".
     """
-    encoded_BxLxD = self.encode(encoder_input_tokens_BxL, deterministic=deterministic)
+    del encoder_positions_BxL, decoder_positions_BxT
+    encoded_BxLxD = self.encode(
+      encoder_input_tokens_BxL,
+      segment_ids_BxL=encoder_segment_ids_BxL,
+      deterministic=deterministic,
+    )
     return self.decode(
       encoded_BxLxD,
       encoder_input_tokens_BxL,
       decoder_input_tokens_BxT,
+      encoder_segment_ids_BxL=encoder_segment_ids_BxL,
+      decoder_segment_ids_BxT=decoder_segment_ids_BxT,
       deterministic=deterministic,
     )
 
   def encode(
-    self, encoder_input_tokens_BxL: Int[Array, "B L"], *, deterministic: bool = True
+    self,
+    encoder_input_tokens_BxL: Int[Array, "B L"],
+    *,
+    segment_ids_BxL: Int[Array, "B L"] | None = None,
+    deterministic: bool = True,
   ) -> Float[Array, "B L D"]:
-    """The encoder's output; what stands at pad tokens means nothing."""
-    embedded_BxLxD = self.token_embedder(encoder_input_tokens_BxL)
-    mask_BxL = encoder_input_tokens_BxL != PAD_ID
-    return self.encoder(embedded_BxLxD, mask_BxL, deterministic=deterministic)
+    """The encoder's output; what stands at pad tokens means nothing. See `__call__`."""
+    return self.encoder(
+      self.token_embedder(encoder_input_tokens_BxL),
+      encoder_input_tokens_BxL != self.pad_id,
+      segment_ids_BxL=segment_ids_BxL,
+      deterministic=deterministic,
+    )
 
   def decode(
     self,
@@ -303,13 +389,19 @@ class T5(nn.Module):
     encoder_input_tokens_BxL: Int[Array, "B L"],
     decoder_input_tokens_BxT: Int[Array, "B T"],
     *,
+    encoder_segment_ids_BxL: Int[Array, "B L"] | None = None,
+    decoder_segment_ids_BxT: Int[Array, "B T"] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, "B T V"]:
     """Logits of each next token from the encoder's output; see `__call__`."""
+    if (encoder_segment_ids_BxL is None) != (decoder_segment_ids_BxT is None):
+      raise InputError("packed rows need both encoder_segment_ids and decoder_segment_ids")
     x_BxTxD = self.decoder(
       self.token_embedder(decoder_input_tokens_BxT),
       encoded_BxLxD,
-      encoder_input_tokens_BxL != PAD_ID,
+      encoder_input_tokens_BxL != self.pad_id,
+      segment_ids_BxT=decoder_segment_ids_BxT,
+      encoder_segment_ids_BxL=encoder_segment_ids_BxL,
       deterministic=deterministic,
     )
     return self._logits(x_BxTxD)
@@ -320,9 +412,9 @@ class T5(nn.Module):
     """Runs the encoder, once for all samples (see `core.decode.Network`)."""
     encoded_BxLxD = self.encode(input_tokens_BxL)
     state = self.decoder.start(
-      encoded_BxLxD, input_tokens_BxL != PAD_ID, samples=samples, max_length=max_length
+      encoded_BxLxD, input_tokens_BxL != self.pad_id, samples=samples, max_length=max_length
     )
-    return jnp.full((input_tokens_BxL.shape[0], samples), PAD_ID, jnp.int32), state
+    return jnp.full((input_tokens_BxL.shape[0], samples), self.pad_id, jnp.int32), state
 
   def step(
     self, tokens_BxS: Int[Array, "B S"], position: Int[Array, ""], state: DecodingState

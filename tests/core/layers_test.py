@@ -210,9 +210,9 @@ def test_remat_changes_neither_values_nor_gradients():
     return jnp.sum(encoder.apply(params, x_BxLxD, mask_BxL) ** 2)
 
   run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-  plain, remat = run(params, ENCODER), run(params, ENCODER.clone(remat=True))
+  plain, remat = run(params, ENCODER), run(params, ENCODER.clone(remat="full"))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, remat)
-  assert "remat" in str(jax.make_jaxpr(lambda p: loss(p, ENCODER.clone(remat=True)))(params))
+  assert "remat" in str(jax.make_jaxpr(lambda p: loss(p, ENCODER.clone(remat="full")))(params))
 
 
 def test_sharded_encoder_equals_unsharded():

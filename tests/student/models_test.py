@@ -39,9 +39,10 @@ def test_sizes_are_the_published_ones(name):
 
 
 def test_macros_of_a_recipe_reach_the_network():
-  network = _network("t5_tiny", "VOCAB_SIZE=1_024", "DROPOUT=0.2", "DTYPE='bfloat16'", "REMAT=True")
+  overrides = ("VOCAB_SIZE=1_024", "DROPOUT=0.2", "DTYPE='bfloat16'", "REMAT='dots'")
+  network = _network("t5_tiny", *overrides, "SCAN_LAYERS=True")
   assert (network.vocab_size, network.dropout_rate) == (1024, 0.2)
-  assert (network.dtype, network.remat) == ("bfloat16", True)
+  assert (network.dtype, network.remat, network.scan_layers) == ("bfloat16", "dots", True)
   assert _count(network) == TINY
 
 
