@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from kard_jax.convert import t5, tables, tensors, vocabulary, writing
+from kard_jax.convert import bert, t5, tables, tensors, vocabulary, writing
 from kard_jax.convert.source import CONFIG, Source
 from kard_jax.core import files
 from kard_jax.core.files import InputError, PathLike
@@ -27,6 +27,7 @@ from kard_jax.core.partitioning import Partitioner
 # Each module has NETWORK (a Linen class), INPUTS (how many token arrays it is called with),
 # settings(config, tensors), table(network) and inert(name); see `t5`.
 FAMILIES: dict[str, ModuleType] = {
+  "bert": bert,
   "t5": t5,
   "mt5": t5,
 }

@@ -26,6 +26,7 @@ DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
+  "I64": np.dtype(np.int64),  # buffers that old files hold, such as BERT's position_ids
 }
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _AGAIN = "download it again"

@@ -1,8 +1,9 @@
 """Scorers of passages for a question: late interaction and a cross-encoder (paper section 3.3).
 
 Both are called as `network(query_tokens_BxL, passage_tokens_BxCxM, deterministic=...)` and give
-`scores_BxC`. Token 0 is padding, wherever it stands: it takes no part in a score. The C candidates
-of a list are folded into the batch, so that an encoder sees rows of tokens and nothing else.
+`scores_BxC`, over any encoder (`bert.Bert`, `T5Encoder`). The encoder's `pad_id` (0) is padding,
+wherever it stands: it takes no part in a score. The C candidates of a list are folded into the
+batch, so that an encoder sees rows of tokens and nothing else.
 
 Dropout draws from the rng named "dropout".
 """
@@ -19,6 +20,9 @@ from jaxtyping import Array, Float, Int
 
 from kard_jax.core import layers
 from kard_jax.core.files import InputError
+from kard_jax.reranker import bert
+
+SIDES = ("both", "query", "passage")
 
 
 class TokenVectors(NamedTuple):
@@ -33,26 +37,19 @@ class TokenVectors(NamedTuple):
   mask: jax.Array
 
 
-class LateInteraction(nn.Module):
-  """MaxSim: each question token looks for its best passage token; the score is the sum of these.
-
-  Question and passage share the encoder and the projection, and meet only in dot products, so
-  passages can be encoded once (`encode_passages`) and compared with any question (`compare`).
-  Source: Khattab and Zaharia 2020 (ColBERT); the paper's reranker takes plain dot products.
+class T5Encoder(nn.Module):
+  """T5's encoder with its own table of tokens, called as `bert.Bert` is; it has no segments.
 
   Attributes:
     vocab_size: V, rows of the embedding table.
     embed_dim: D.
-    num_layers: encoder layers; 0 compares projected embeddings.
+    num_layers: encoder layers; 0 gives normalised embeddings.
     num_heads: H.
     head_dim: K.
     mlp_dim: F.
-    projection_dim: P, width of the vectors that are compared.
-    normalize: compare cosines instead of dot products; scores then lie within the number of
-      question tokens, and `ListwiseKL.tau` must be well below 1.
     activations: of the feed-forward layers, see `layers.Mlp`.
-    dropout_rate: in the encoder.
-    dtype: of activations; scores are float32.
+    dropout_rate: everywhere.
+    dtype: of activations.
     remat: what encoder layers compute again in the backward pass, see `scanning.rematerialised`.
   """
 
@@ -62,17 +59,36 @@ class LateInteraction(nn.Module):
   num_heads: int
   head_dim: int
   mlp_dim: int
-  projection_dim: int
-  normalize: bool = False
   activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
   remat: str = "none"
+  num_segments = 0  # not a field
+  pad_id = 0
 
-  def setup(self) -> None:
-    """Names the parts, which the entry points share."""
-    self.token_embedder = layers.Embedding(self.vocab_size, self.embed_dim, dtype=self.dtype)
-    self.encoder = layers.Encoder(
+  @nn.compact
+  def __call__(
+    self,
+    tokens_BxL: Int[Array, "B L"],
+    embedded_BxLxD: Float[Array, "B L D"] | None = None,
+    *,
+    first_only: bool = False,
+    deterministic: bool = True,
+  ) -> Float[Array, "B Q D"]:
+    """Vectors of tokens; 0 is padding.
+
+    Args:
+      tokens_BxL: token ids.
+      embedded_BxLxD: added to the tokens' vectors.
+      first_only: give the first position's vector alone.
+      deterministic: no dropout.
+    """
+    x = layers.Embedding(self.vocab_size, self.embed_dim, dtype=self.dtype, name="token_embedder")(
+      tokens_BxL
+    )
+    if embedded_BxLxD is not None:
+      x = x + embedded_BxLxD.astype(self.dtype)
+    encoder = layers.Encoder(
       num_layers=self.num_layers,
       num_heads=self.num_heads,
       head_dim=self.head_dim,
@@ -81,11 +97,63 @@ class LateInteraction(nn.Module):
       dropout_rate=self.dropout_rate,
       dtype=self.dtype,
       remat=self.remat,
+      name="encoder",
     )
-    # Vectors of about unit length at the start: a score is then at most about L.
-    self.projection = layers.Dense(
-      (self.projection_dim,), ("embed", "kv"), scale=1.0 / self.projection_dim, dtype=self.dtype
-    )
+    x = encoder(x, tokens_BxL > 0, deterministic=deterministic)
+    return x[:, :1] if first_only else x
+
+
+Encoder = bert.Bert | T5Encoder
+
+
+class LateInteraction(nn.Module):
+  """MaxSim: each question token looks for its best passage token; the score is the sum of these.
+
+  Question and passage share the encoder and the projection, and meet only in dot products, so
+  passages can be encoded once (`encode_passages`) and compared with any question (`compare`).
+  Source: Khattab and Zaharia 2020 (ColBERT); the paper's reranker takes plain dot products.
+
+  Attributes:
+    encoder: `bert.Bert` or `T5Encoder`.
+    projection_dim: P, width of the vectors that are compared; None compares the encoder's own.
+    normalize: compare cosines instead of dot products; scores then lie within the number of
+      question tokens, and `ListwiseKL.tau` must be well below 1.
+    mean: divide a score by the number of question tokens, so that long and short questions have
+      scores of one size, and one temperature suits both.
+    trained: which side the loss teaches: "both", the "query" alone or the "passage" alone. The
+      other side is encoded by the same parameters, and no gradient flows through it.
+  """
+
+  encoder: Encoder
+  projection_dim: int | None = None
+  normalize: bool = False
+  mean: bool = False
+  trained: Literal["both", "query", "passage"] = "both"
+
+  def setup(self) -> None:
+    """Names the parts, which the entry points share."""
+    if self.trained not in SIDES:
+      raise InputError(
+        f"network.LateInteraction.trained = {self.trained!r}: choose one of {', '.join(SIDES)}"
+      )
+    if self.projection_dim is not None:
+      # Vectors of about unit length at the start: a score is then at most about L.
+      self.projection = layers.Dense(
+        (self.projection_dim,),
+        ("embed", "kv"),
+        scale=1.0 / self.projection_dim,
+        dtype=self.encoder.dtype,
+      )
+
+  @property
+  def vocab_size(self) -> int:
+    """Token ids are below this."""
+    return self.encoder.vocab_size
+
+  @property
+  def width(self) -> int:
+    """P, the width of the vectors that are compared."""
+    return self.projection_dim or self.encoder.embed_dim
 
   def __call__(
     self,
@@ -97,14 +165,17 @@ class LateInteraction(nn.Module):
     """Scores the candidates of each question.
 
     Args:
-      query_tokens_BxL: token ids, 0 is padding.
+      query_tokens_BxL: token ids, `pad_id` of the encoder is padding.
       passage_tokens_BxCxM: token ids of the candidates.
       deterministic: no dropout.
     """
-    return self.compare(
-      self.encode_query(query_tokens_BxL, deterministic=deterministic),
-      self.encode_passages(passage_tokens_BxCxM, deterministic=deterministic),
-    )
+    query = self.encode_query(query_tokens_BxL, deterministic=deterministic)
+    passages = self.encode_passages(passage_tokens_BxCxM, deterministic=deterministic)
+    if self.trained == "query":
+      passages = jax.lax.stop_gradient(passages)
+    elif self.trained == "passage":
+      query = jax.lax.stop_gradient(query)
+    return self.compare(query, passages)
 
   def encode_query(
     self, query_tokens_BxL: Int[Array, "B L"], *, deterministic: bool = True
@@ -133,55 +204,50 @@ class LateInteraction(nn.Module):
     best_BxLxC = jnp.max(jnp.where(passages.mask[:, None], sims_BxLxCxM, layers.MASKED), axis=-1)
     counts_BxLxC = query.mask[:, :, None] & passages.mask.any(-1)[:, None, :]
     scores_BxC = jnp.sum(jnp.where(counts_BxLxC, best_BxLxC, 0.0), axis=1)
+    if self.mean:
+      scores_BxC /= jnp.maximum(query.mask.sum(1, keepdims=True), 1)
     return nn.with_logical_constraint(scores_BxC, ("batch", None))
 
   def _encode(self, tokens: jax.Array, deterministic: bool) -> TokenVectors:
     rows_NxM = tokens.reshape(-1, tokens.shape[-1])
-    mask_NxM = rows_NxM > 0
-    embedded_NxMxD = self.token_embedder(rows_NxM)
-    encoded_NxMxD = self.encoder(embedded_NxMxD, mask_NxM, deterministic=deterministic)
-    vectors_NxMxP = self.projection(encoded_NxMxD)
+    mask_NxM = rows_NxM != self.encoder.pad_id
+    vectors_NxMxP = self.encoder(rows_NxM, deterministic=deterministic)
+    if self.projection_dim is not None:
+      vectors_NxMxP = self.projection(vectors_NxMxP)
     if self.normalize:
       wide = vectors_NxMxP.astype(jnp.float32)
       square = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
-      vectors_NxMxP = (wide * jax.lax.rsqrt(square + 1e-12)).astype(self.dtype)
+      vectors_NxMxP = (wide * jax.lax.rsqrt(square + 1e-12)).astype(vectors_NxMxP.dtype)
     vectors_NxMxP = nn.with_logical_constraint(vectors_NxMxP, ("batch", "length", "kv"))
     return TokenVectors(
-      vectors_NxMxP.reshape(*tokens.shape, self.projection_dim), mask_NxM.reshape(tokens.shape)
+      vectors_NxMxP.reshape(*tokens.shape, self.width), mask_NxM.reshape(tokens.shape)
     )
 
 
 class CrossEncoder(nn.Module):
   """Question and passage in one sequence, and a linear score of what the encoder makes of it.
 
-  Slower than late interaction, since nothing can be encoded once. It needs no separator: a learnt
-  vector added to each token tells question from passage.
+  Slower than late interaction, since nothing can be encoded once. BERT tells question from passage
+  by its segments; to a T5 encoder a learnt vector is given for each side.
 
   Attributes:
-    vocab_size: V, rows of the embedding table.
-    embed_dim: D.
-    num_layers: encoder layers; with fewer than 1, question and passage never meet.
-    num_heads: H.
-    head_dim: K.
-    mlp_dim: F.
-    pool: the score is read from the "mean" of all tokens, or from the "first" one.
-    activations: of the feed-forward layers, see `layers.Mlp`.
-    dropout_rate: in the encoder.
-    dtype: of activations; scores are float32.
-    remat: what encoder layers compute again in the backward pass, see `scanning.rematerialised`.
+    encoder: `bert.Bert` or `T5Encoder`; with fewer than 1 layer, question and passage never meet.
+    pool: the score is read from the "first" token ([CLS] in BERT), or from the "mean" of all.
+    pooler: a layer with tanh before the score, as BERT classifiers have (sentence-transformers'
+      cross-encoders among them).
+    passage_start: how many tokens at a passage's start are left out: 1 where a tokenizer puts a
+      [CLS] before each text, which a pair has once.
   """
 
-  vocab_size: int
-  embed_dim: int
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
+  encoder: Encoder
   pool: Literal["mean", "first"] = "mean"
-  activations: tuple[str, ...] = ("gelu", "linear")
-  dropout_rate: float = 0.0
-  dtype: DTypeLike = jnp.float32
-  remat: str = "none"
+  pooler: bool = False
+  passage_start: int = 0
+
+  @property
+  def vocab_size(self) -> int:
+    """Token ids are below this."""
+    return self.encoder.vocab_size
 
   @nn.compact
   def __call__(
@@ -194,47 +260,53 @@ class CrossEncoder(nn.Module):
     """Scores the candidates of each question.
 
     Args:
-      query_tokens_BxL: token ids, 0 is padding.
+      query_tokens_BxL: token ids, `pad_id` of the encoder is padding.
       passage_tokens_BxCxM: token ids of the candidates.
       deterministic: no dropout.
     """
-    tokens_NxS, segments_NxS = _joined(query_tokens_BxL, passage_tokens_BxCxM)
-    mask_NxS = tokens_NxS > 0
-    embedded_NxSxD = layers.Embedding(
-      self.vocab_size, self.embed_dim, dtype=self.dtype, name="token_embedder"
-    )(tokens_NxS)
-    # "relpos_buckets" is a small axis that no rule splits
-    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("relpos_buckets", "embed"))
-    segment_2xD: Any = self.param("segment_embedding", init, (2, self.embed_dim), jnp.float32)
-    embedded_NxSxD += jnp.take(segment_2xD.astype(self.dtype), segments_NxS, axis=0)
-    encoded_NxSxD = layers.Encoder(
-      num_layers=self.num_layers,
-      num_heads=self.num_heads,
-      head_dim=self.head_dim,
-      mlp_dim=self.mlp_dim,
-      activations=self.activations,
-      dropout_rate=self.dropout_rate,
-      dtype=self.dtype,
-      remat=self.remat,
-      name="encoder",
-    )(embedded_NxSxD, mask_NxS, deterministic=deterministic)
-    pooled_NxD = self._pooled(encoded_NxSxD.astype(jnp.float32), mask_NxS)
-    init = nn.with_logical_partitioning(nn.initializers.normal(self.embed_dim**-0.5), ("embed",))
-    head_D: Any = self.param("head", init, (self.embed_dim,), jnp.float32)
-    scores_BxC = (pooled_NxD @ head_D).reshape(passage_tokens_BxCxM.shape[:2])
+    if self.pool not in ("first", "mean"):
+      raise InputError(f'network.CrossEncoder.pool = {self.pool!r}: use "mean" or "first"')
+    pad_id = self.encoder.pad_id
+    tokens_NxS, segments_NxS = _joined(
+      query_tokens_BxL, passage_tokens_BxCxM[..., self.passage_start :], pad_id
+    )
+    given: Any = segments_NxS
+    if not self.encoder.num_segments:
+      # "relpos_buckets" is a small axis that no rule splits
+      init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("relpos_buckets", "embed"))
+      segment_2xD: Any = self.param("segment_embedding", init, (2, self._width), jnp.float32)
+      given = jnp.take(segment_2xD, segments_NxS, axis=0)
+    first_only = self.pool == "first"
+    encoded_NxSxD = self.encoder(
+      tokens_NxS, given, first_only=first_only, deterministic=deterministic
+    )
+    pooled_NxD = _pooled(encoded_NxSxD.astype(jnp.float32), tokens_NxS != pad_id, first_only)
+    scores_BxC = self._head(pooled_NxD).reshape(passage_tokens_BxCxM.shape[:2])
     return nn.with_logical_constraint(scores_BxC, ("batch", None))
 
-  def _pooled(self, encoded_NxSxD: jax.Array, mask_NxS: jax.Array) -> jax.Array:
-    if self.pool == "first":
-      return encoded_NxSxD[:, 0]
-    if self.pool != "mean":
-      raise InputError(f'network.CrossEncoder.pool = {self.pool!r}: use "mean" or "first"')
-    total_NxD = jnp.sum(encoded_NxSxD, axis=1, where=mask_NxS[:, :, None])
-    return total_NxD / jnp.maximum(mask_NxS.sum(1, keepdims=True), 1)
+  @property
+  def _width(self) -> int:
+    return self.encoder.embed_dim
+
+  @nn.compact
+  def _head(self, pooled_NxD: jax.Array) -> jax.Array:
+    if self.pooler:
+      dense = layers.Dense((self._width,), ("embed", "mlp"), use_bias=True, name="pooler")
+      pooled_NxD = jnp.tanh(dense(pooled_NxD))
+    init = nn.with_logical_partitioning(nn.initializers.normal(self._width**-0.5), ("embed",))
+    head_D: Any = self.param("head", init, (self._width,), jnp.float32)
+    return pooled_NxD @ head_D
+
+
+def _pooled(encoded_NxSxD: jax.Array, mask_NxS: jax.Array, first_only: bool) -> jax.Array:
+  if first_only:
+    return encoded_NxSxD[:, 0]
+  total_NxD = jnp.sum(encoded_NxSxD, axis=1, where=mask_NxS[:, :, None])
+  return total_NxD / jnp.maximum(mask_NxS.sum(1, keepdims=True), 1)
 
 
 def _joined(
-  query_tokens_BxL: jax.Array, passage_tokens_BxCxM: jax.Array
+  query_tokens_BxL: jax.Array, passage_tokens_BxCxM: jax.Array, pad_id: int = 0
 ) -> tuple[Int[Array, "N S"], Int[Array, "N S"]]:
   """Each question followed by each of its passages, real tokens first, and 0 or 1 for the side.
 
@@ -245,6 +317,8 @@ def _joined(
   L = query_tokens_BxL.shape[1]
   queries_BxCxL = jnp.broadcast_to(query_tokens_BxL[:, None], (B, C, L))
   tokens_NxS = jnp.concatenate([queries_BxCxL, passage_tokens_BxCxM], axis=-1).reshape(B * C, L + M)
-  order_NxS = jnp.argsort(tokens_NxS == 0, axis=-1, stable=True)
+  order_NxS = jnp.argsort(tokens_NxS == pad_id, axis=-1, stable=True)
   tokens_NxS = jnp.take_along_axis(tokens_NxS, order_NxS, axis=-1)
-  return tokens_NxS, (order_NxS >= L).astype(jnp.int32)
+  # a segment at padding says nothing, but is what transformers' tokenizers put there
+  segments_NxS = (order_NxS >= L) & (tokens_NxS != pad_id)
+  return tokens_NxS, segments_NxS.astype(jnp.int32)

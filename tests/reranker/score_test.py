@@ -18,8 +18,8 @@ SIZES = {
   "head_dim": 8,
   "mlp_dim": 32,
 }
-LATE = network.LateInteraction(**SIZES, projection_dim=8)
-CROSS = network.CrossEncoder(**SIZES)
+LATE = network.LateInteraction(network.T5Encoder(**SIZES), projection_dim=8)
+CROSS = network.CrossEncoder(network.T5Encoder(**SIZES))
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 both = pytest.mark.parametrize("net", [LATE, CROSS], ids=["late", "cross"])
 
