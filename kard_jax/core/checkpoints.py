@@ -77,10 +77,17 @@ class Run:
     )
 
   def restore(self, step: int, abstract: Any) -> Any:
-    """The state of a step, in the shapes, dtypes and shardings of `abstract`."""
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    )
+    """The state of a step, in the shapes, dtypes and shardings of `abstract`.
+
+    Raises:
+      InputError: the checkpoint is of a run that trained other parameters.
+    """
+    try:
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      )
+    except (ValueError, KeyError, TypeError) as error:
+      raise _of_another(self._manager.directory / str(step), error) from error
     return restored["state"]
 
 
@@ -122,11 +129,13 @@ def restore_params(
       ),
     )
   except (ValueError, KeyError, TypeError) as error:
-    reason = " ".join(str(error).split())[:300]
-    raise InputError(
-      f"{folder}/{step}: holds other parameters than the model's: {reason}"
-    ) from error
+    raise _of_another(path / str(step), error) from error
   return tree["params"]
+
+
+def _of_another(folder: PathLike, error: Exception) -> InputError:
+  reason = " ".join(str(error).split())[:300]
+  return InputError(f"{folder}: holds other parameters than the model's: {reason}")
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ class AdamW:
 
   Attributes:
     schedule: the learning rate.
-    weight_decay: applied to every parameter with two axes or more (not to norms' scales).
+    weight_decay: applied to kernels and tables (not to norms' scales, nor to biases).
     clip: the largest global gradient norm; 0 leaves gradients alone.
     b1: decay of the first moment.
     b2: decay of the second moment.
@@ -86,4 +87,10 @@ class Adafactor:
 
 
 def _matrices(params: optax.Params) -> optax.Params:
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+  """Which parameters decay; by name, as scanned layers give a scale a second axis."""
+
+  def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
+    name = getattr(path[-1], "key", "")
+    return leaf.ndim > 1 and name not in ("scale", "bias")
+
+  return jax.tree_util.tree_map_with_path(decays, params)

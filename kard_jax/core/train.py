@@ -11,17 +11,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
-from kard_jax.core import checkpoints, monitor, prefetch
+from kard_jax.core import checkpoints, monitor, prefetch, selection
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Batch, Loss, Mean, Objective, Params
 from kard_jax.core.partitioning import Partitioner
+from kard_jax.core.state import Beginning, State
 
 
 @runtime_checkable
@@ -42,15 +42,6 @@ class Batches(Protocol):
     ...
 
 
-@flax.struct.dataclass
-class State:
-  """All that changes while training."""
-
-  step: Any  # [] int32; Any, because a state's leaves may also be shapes or shardings
-  params: Params
-  opt_state: Any
-
-
 class NotFinite(InputError):
   """The loss or a gradient is no longer a number; says at which step, on which examples."""
 
@@ -68,6 +59,10 @@ class Trainer:
     save_every: steps between checkpoints; one is saved at the end in any case.
     log_every: steps between lines of metrics.
     kept: which checkpoints stay.
+    trained: names of the parameters that are trained (see `core.selection`), such as "lora_a" or
+      "decoder"; None trains all. The others are in no checkpoint: a run goes on, and is read
+      again, from the same initial parameters.
+    frozen_dtype: element type in which the others are kept; "bfloat16" halves their memory.
   """
 
   steps: int
@@ -78,6 +73,8 @@ class Trainer:
   save_every: int = 500
   log_every: int = 10
   kept: checkpoints.Checkpoints = checkpoints.Checkpoints()
+  trained: Sequence[str] | None = None
+  frozen_dtype: DTypeLike = jnp.float32
 
   def __post_init__(self) -> None:
     for name in ("steps", "evaluate_every", "save_every", "log_every"):
@@ -99,8 +96,9 @@ def train(
   *,
   trainer: Trainer,
   validation: Iterable[Mapping[str, np.ndarray]] = (),
+  initial: Callable[[], Params] | None = None,
 ) -> Run:
-  """Trains an objective from its last checkpoint in `folder`, or from fresh parameters.
+  """Trains an objective from its last checkpoint in `folder`, or from given or fresh parameters.
 
   Args:
     objective: the network and its loss.
@@ -108,6 +106,9 @@ def train(
     folder: takes checkpoints, `metrics.jsonl` and TensorBoard's files.
     trainer: how the run goes.
     validation: batches to evaluate on; the same each time.
+    initial: gives the parameters to begin with, unboxed and in the mesh's shardings, which are then
+      the run's own; what it leaves out begins fresh. A run that goes on calls it only for frozen
+      ones.
 
   Raises:
     NotFinite: the loss or gradient norm is not a number; the checkpoints before it stay.
@@ -116,22 +117,31 @@ def train(
   partitioner = trainer.partitioner
   rows = partitioner.rows(batches.batch_size)
   tx = trainer.optimizer(trainer.steps)
-  boxed, shardings = abstract_state(objective, tx, batches(0), trainer)
+  beginning = Beginning(
+    objective,
+    tx,
+    batches(0),
+    trainer.seed,
+    partitioner,
+    trainer.trained,
+    initial,
+    trainer.frozen_dtype,
+  )
   step_fn = partitioner.jit(
-    make_step(objective, tx, trainer), donate_argnums=0, out_shardings=(shardings, None)
+    make_step(objective, tx, trainer), donate_argnums=0, out_shardings=(beginning.shardings, None)
   )
   evaluate = Evaluation(objective, partitioner, list(validation))
   with (
     trainer.kept.open(folder) as saved,
     monitor.Monitor(folder, trainer.steps, trainer.log_every) as seen,
   ):
-    state = _start(objective, tx, batches(0), trainer, boxed, shardings, saved)
+    state, frozen = beginning.begin(saved)
     begin = int(state.step)
     seen.begin(begin)
     late: tuple[int, dict[str, jax.Array]] | None = None
     metrics: dict[str, float] = {}
     for step, (batch, tokens) in prefetch.ahead(batches, rows, partitioner, begin, trainer.steps):
-      state, now = step_fn(state, batch)
+      state, now = step_fn(state, frozen, batch)
       if late is not None:  # the step before is done by now: reading it stalls nothing
         metrics = _read(*late, batches, seen)
       late = (step, now)
@@ -141,24 +151,31 @@ def train(
       if evaluate.batches and (last or done % trainer.evaluate_every == 0):
         metrics = _read(*late, batches, seen)
         late = None
-        evaluated = metrics = evaluate(state.params)
+        evaluated = metrics = evaluate(state.params, frozen)
         seen.evaluated(done, evaluated)
       if last or done % trainer.save_every == 0:
         if late is not None:  # nothing that is not finite may be saved
           metrics, late = _read(*late, batches, seen), None
         saved.save(done, state, evaluated)
-    return Run(state, metrics or evaluate(state.params))
+    return Run(state, metrics or evaluate(state.params, frozen))
 
 
 def make_step(
   objective: Objective, tx: optax.GradientTransformation, trainer: Trainer
-) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
-  """The update of a run: gradients of the summed loss, divided once by the summed weight."""
+) -> Callable[[State, Params, Batch], tuple[State, dict[str, jax.Array]]]:
+  """The update of a run: gradients of the summed loss, divided once by the summed weight.
+
+  The function takes the state, which is given back changed, the frozen parameters and a batch.
+  """
   key = jax.random.key(trainer.seed)
 
-  def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+  def step(state: State, frozen: Params, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
     rng = jax.random.fold_in(key, state.step)
-    grads, loss = _gradients(objective, state.params, batch, rng, trainer.partitioner.microbatches)
+
+    def loss_of(params: Params, part: Batch, rng: jax.Array) -> Loss:
+      return objective.loss(selection.join(params, frozen), part, rng)
+
+    grads, loss = _gradients(loss_of, state.params, batch, rng, trainer.partitioner.microbatches)
     weight = jnp.maximum(loss.weight, 1e-8)
     grads = jax.tree.map(lambda grad: grad / weight, grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -170,12 +187,16 @@ def make_step(
 
 
 def _gradients(
-  objective: Objective, params: Params, batch: Batch, rng: jax.Array, microbatches: int
+  loss_of: Callable[[Params, Batch, jax.Array], Loss],
+  params: Params,
+  batch: Batch,
+  rng: jax.Array,
+  microbatches: int,
 ) -> tuple[Params, Loss]:
   """Gradients of `Loss.total`, summed over microbatches one after another."""
 
   def total(params: Params, part: Batch, rng: jax.Array) -> tuple[jax.Array, Loss]:
-    loss = objective.loss(params, part, rng)
+    loss = loss_of(params, part, rng)
     return loss.total, loss
 
   gradient = jax.grad(total, has_aux=True)
@@ -204,46 +225,6 @@ def _divide(mean: Mean) -> jax.Array:
   return mean.total / jnp.maximum(mean.weight, 1e-8)
 
 
-def abstract_state(
-  objective: Objective, tx: optax.GradientTransformation, batch: Batch, trainer: Trainer
-) -> tuple[State, State]:
-  """The state's shapes, boxed with logical axis names, and its shardings; nothing is computed."""
-  with trainer.partitioner.active():
-    boxed = jax.eval_shape(lambda: _fresh(objective, tx, batch, trainer.seed))
-  return boxed, trainer.partitioner.shardings(boxed)
-
-
-def _fresh(
-  objective: Objective, tx: optax.GradientTransformation, batch: Batch, seed: int
-) -> State:
-  params = objective.init(jax.random.key(seed), batch)
-  return State(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-
-def _start(
-  objective: Objective,
-  tx: optax.GradientTransformation,
-  batch: Batch,
-  trainer: Trainer,
-  boxed: State,
-  shardings: State,
-  saved: checkpoints.Run,
-) -> State:
-  if saved.latest is not None:
-    return saved.restore(saved.latest, checkpoints.abstract(nn.meta.unbox(boxed), shardings))
-  fresh = trainer.partitioner.jit(
-    lambda: _unboxed(_fresh(objective, tx, batch, trainer.seed)), out_shardings=shardings
-  )
-  return fresh()
-
-
-def _unboxed(state: State) -> State:
-  """The arrays alone. Flax's own unboxing would constrain Adafactor's statistics, which have fewer
-  axes than their boxes name; the caller's `out_shardings` says where each array lies."""
-  boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
-  return jax.tree.map(lambda leaf: leaf.value if boxed(leaf) else leaf, state, is_leaf=boxed)
-
-
 class Evaluation:
   """The mean loss and metrics of parameters over fixed batches, without dropout."""
 
@@ -255,17 +236,19 @@ class Evaluation:
   ):
     self.batches = batches
     self._partitioner = partitioner
-    self._loss = partitioner.jit(lambda params, batch: objective.loss(params, batch, None))
+    self._loss = partitioner.jit(
+      lambda params, frozen, batch: objective.loss(selection.join(params, frozen), batch, None)
+    )
 
-  def __call__(self, params: Params) -> dict[str, float]:
-    """Metric name -> mean over all real examples of the batches."""
+  def __call__(self, params: Params, frozen: Params) -> dict[str, float]:
+    """Metric name -> mean over all real examples of the batches, with both parts of parameters."""
     if not self.batches:
       return {}
     losses = []
     for batch in self.batches:
       rows = self._partitioner.rows(len(next(iter(batch.values()))))
       local = {name: feature[rows] for name, feature in batch.items()}
-      losses.append(self._loss(params, self._partitioner.put(local)))
+      losses.append(self._loss(params, frozen, self._partitioner.put(local)))
     total = jax.tree.map(lambda *leaves: np.sum([np.asarray(leaf) for leaf in leaves]), *losses)
     return {name: float(value) for name, value in _means(total).items()}
 

@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from kard_jax.core import train as train_lib
@@ -117,3 +119,75 @@ def test_adafactor_trains_on_a_mesh_as_on_one_device(tmp_path):
     settings = dataclasses.replace(settings, optimizer=Adafactor(Schedule(1e-2)))
     train_lib.train(Regression(Network()), Batches(), tmp_path / folder, trainer=settings)
   np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+FIRST = {"trained": ["Dense_0"]}  # Dense_1 stays frozen
+
+
+def test_frozen_parameters_have_no_statistics_and_are_in_no_checkpoint(tmp_path):
+  run = train(tmp_path, **FIRST)
+  assert list(run.state.params) == ["Dense_0"]
+  assert list(run.state.opt_state[1][0].mu) == ["Dense_0"]
+  stored = ocp.PyTreeCheckpointer().restore(tmp_path / "20" / "state")
+  assert list(stored["params"]) == ["Dense_0"]
+  assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def given():
+  """Parameters to begin with: Dense_1 alone, the other layer begins fresh."""
+  return {"Dense_1": {"kernel": jnp.full((16, 1), 0.25)}}
+
+
+@pytest.mark.parametrize("trained", [None, ["Dense_0"]])
+def test_resumed_equals_uninterrupted_from_given_parameters(tmp_path, trained):
+  calls = []
+
+  def run(folder, batches=None):
+    return train_lib.train(
+      Regression(Network(0.5)),
+      batches or Batches(),
+      folder,
+      trainer=trainer(trained=trained),
+      validation=[Batches()(1000)],
+      initial=lambda: calls.append(folder) or given(),
+    )
+
+  whole = run(tmp_path / "whole")
+  with pytest.raises(Killed):
+    run(tmp_path / "killed", Dying())
+  resumed = run(tmp_path / "killed")
+  for one, other in zip(leaves(whole.state), leaves(resumed.state), strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert whole.metrics == resumed.metrics
+  # A run that goes on reads the initial parameters for what is frozen alone.
+  assert len(calls) == (2 if trained is None else 3)
+  plain = train(tmp_path / "plain", trained=trained)
+  assert not np.allclose(leaves(plain.state.params)[0], leaves(whole.state.params)[0])
+
+
+def test_frozen_parameters_on_a_mesh_and_in_microbatches(tmp_path):
+  train(tmp_path / "one", dropout=0.0, **FIRST)
+  train(tmp_path / "eight", dropout=0.0, data=2, model=4, microbatches=2, **FIRST)
+  np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-5)
+
+
+def test_what_is_trained_must_be_there(tmp_path):
+  with pytest.raises(InputError, match=r"no parameter 'Dense_2'; it has Dense_0/kernel, Dense_1"):
+    train(tmp_path, trained=["Dense_2"])
+
+
+def test_given_parameters_must_fit(tmp_path):
+  with pytest.raises(InputError, match=r"Dense_1/kernel has shape \(3, 1\), the network \(16, 1\)"):
+    train_lib.train(
+      Regression(Network()),
+      Batches(),
+      tmp_path,
+      trainer=trainer(),
+      initial=lambda: {"Dense_1": {"kernel": jnp.ones((3, 1))}},
+    )
+
+
+def test_a_folder_of_another_selection_is_an_input_error(tmp_path):
+  train(tmp_path, steps=5)
+  with pytest.raises(InputError, match="holds other parameters"):
+    train(tmp_path, **FIRST)
