@@ -90,7 +90,7 @@ def _matrices(params: optax.Params) -> optax.Params:
   """Which parameters decay; by name, as scanned layers give a scale a second axis."""
 
   def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
-    name = getattr(path[-1], "key", "")
+    name = next((part.key for part in reversed(path) if hasattr(part, "key")), "")  # of a box, too
     return leaf.ndim > 1 and name not in ("scale", "bias")
 
   return jax.tree_util.tree_map_with_path(decays, params)

@@ -113,6 +113,27 @@ def test_merged_equals_adapters():
   assert np.abs(without - plain).max() > 0.01 * scale
 
 
+def test_scanned_layers_have_the_adapters_of_unrolled_ones():
+  whole, unrolled = everywhere()
+  network = NETWORK.clone(scan_layers=True)
+  objective, boxed, params = adapted(network, targets=EVERYWHERE)
+  a = boxed["encoder"]["layers"]["attention"]["query"]["lora_a"]
+  assert a.names == ("layers", "embed", "lora_rank")
+  leaves = selection.flatten(params)
+  for path, leaf in selection.flatten(unrolled).items():  # the same numbers, stacked
+    parts = path.split("/")
+    if parts[1].startswith("layers_"):
+      path = "/".join([parts[0], "layers", *parts[2:]])
+      leaves[path] = leaves[path].at[int(parts[1].removeprefix("layers_"))].set(leaf)
+    else:
+      leaves[path] = leaf
+  stacked = selection.unflatten(leaves)
+  loss = total(whole, unrolled)
+  np.testing.assert_allclose(total(objective, stacked), loss, rtol=1e-5)
+  merged = objective.lora.merge(stacked)
+  np.testing.assert_allclose(total(objective.objective, merged), loss, rtol=1e-5)
+
+
 def test_gradients_are_those_through_the_merged_kernel():
   objective, params = everywhere()
   base, adapters = base_of(params)

@@ -1,5 +1,6 @@
 """Learning rates at the steps that matter, and what each optimiser does to a parameter."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -39,7 +40,11 @@ def test_a_decay_that_is_none():
     Schedule(1.0, decay="exponential")(10)
 
 
-PARAMS = {"kernel": jnp.full((2, 2), 4.0), "scale": jnp.full((2,), 4.0)}
+PARAMS = {
+  "kernel": jnp.full((2, 2), 4.0),
+  "scale": jnp.full((2,), 4.0),
+  "layers": {"scale": jnp.full((3, 2), 4.0)},  # scanned: an axis more
+}
 
 
 def update(optimizer, grads):
@@ -49,17 +54,18 @@ def update(optimizer, grads):
 
 
 def zeros():
-  return {name: jnp.zeros_like(param) for name, param in PARAMS.items()}
+  return jax.tree.map(jnp.zeros_like, PARAMS)
 
 
 def test_weight_decay_is_of_matrices_alone():
   updates = update(AdamW(Schedule(0.5, warmup=0.0), weight_decay=0.1), zeros())
   np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1 * 4.0, rtol=1e-6)
   np.testing.assert_array_equal(updates["scale"], 0.0)
+  np.testing.assert_array_equal(updates["layers"]["scale"], 0.0)
 
 
 def test_gradients_are_clipped_by_their_global_norm_before_adam_sees_them():
-  grads = {name: jnp.full_like(param, 100.0) for name, param in PARAMS.items()}
+  grads = jax.tree.map(lambda param: jnp.full_like(param, 100.0), PARAMS)
   for clip, norm in ((1.0, 1.0), (0.0, float(optax.tree.norm(grads)))):
     tx = AdamW(Schedule(1.0), clip=clip, b1=0.0)(10)
     _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
@@ -68,7 +74,7 @@ def test_gradients_are_clipped_by_their_global_norm_before_adam_sees_them():
 
 
 def test_adafactor_follows_its_schedule():
-  grads = {name: jnp.ones_like(param) for name, param in PARAMS.items()}
+  grads = jax.tree.map(jnp.ones_like, PARAMS)
   slow = update(Adafactor(Schedule(0.1, warmup=0.0)), grads)
   fast = update(Adafactor(Schedule(0.2, warmup=0.0)), grads)
   assert (np.asarray(slow["kernel"]) < 0).all()
