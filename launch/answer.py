@@ -68,7 +68,8 @@ def answer(
     samples: rationales that are drawn; their answers vote.
   """
   dataset.locate(stage.workdir)
-  stage.reads(dataset.vocabulary_input)
+  for path in dataset.vocabulary_inputs:
+    stage.reads(path)
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
   method = stage.name.removeprefix("answer_")
   output = stage.writes(f"predictions/{method}.jsonl")

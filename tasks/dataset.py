@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 
 from kard_jax import questions as questions_lib
 from kard_jax import teacher as teacher_lib
+from kard_jax.convert import source as hub
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 from kard_jax.retrieval import passages as passages_lib
 from kard_jax.retrieval.passages import Passage
 from kard_jax.teacher import Teacher
+from tasks import vocabularies
 from tasks.vocabularies import Vocabulary
 from tasks.workdir import SPLITS, Workdir
 
@@ -27,6 +30,7 @@ STUDENT_KINDS: Mapping[str, tuple[bool, str | None]] = {
   "kard": (True, "silver"),
 }
 KINDS = (*STUDENT_KINDS, "rerank")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model, such as google/flan-t5-base
 
 QuestionsOf = Callable[[int, str | None], Mapping[str, Sequence[Question]]]
 PassagesOf = Callable[[int, str | None], Iterable[Passage]]
@@ -38,7 +42,7 @@ class Place:
   """What is known only when a stage runs; all copies of a dataset share it."""
 
   workdir: PathLike | None = None
-  vocabulary: epath.Path | None = None
+  vocabulary: PathLike | None = None
   k: int | None = None
   pieces: Vocabulary | None = None
 
@@ -86,7 +90,8 @@ class Dataset:
     """Takes another vocabulary, or number of passages in a prompt, than were registered.
 
     Args:
-      vocabulary: a SentencePiece model; None is the registered one.
+      vocabulary: a SentencePiece model, a tokenizer.json, a Hugging Face model's folder or its name
+        on the Hub; None is the registered one.
       k: passages in a prompt; None is the registered number.
 
     Returns:
@@ -97,7 +102,7 @@ class Dataset:
     """
     if k is not None and k < 1:
       raise InputError(f"{self.name}: {k} passages in a prompt; at least 1 is needed")
-    self.place.vocabulary = None if vocabulary is None else _absolute(vocabulary)
+    self.place.vocabulary = vocabulary
     self.place.k = k
     self.vocabulary.forget()
     return self
@@ -132,7 +137,7 @@ class Dataset:
   def vocabulary_file(self) -> epath.Path:
     """Where the vocabulary is, or will be."""
     if self.place.vocabulary is not None:
-      return self.place.vocabulary
+      return _found(self.place.vocabulary)
     if _is_absolute(self.vocabulary_path):
       return epath.Path(self.vocabulary_path)
     return self.workdir / self.vocabulary_path
@@ -152,13 +157,16 @@ class Dataset:
       names.append("rationales.jsonl")
     if knowledge:
       names += [f"{knowledge}.jsonl", "knowledge/passages"]
-    return [*names, self.vocabulary_input]
+    return [*names, *self.vocabulary_inputs]
 
   @property
-  def vocabulary_input(self) -> str:
-    """The vocabulary's file as a stage reads it: relative to the work directory, or absolute."""
-    path, workdir = self.vocabulary_file, self.workdir
-    return str(path.relative_to(workdir) if path.is_relative_to(workdir) else path)
+  def vocabulary_inputs(self) -> list[str]:
+    """The vocabulary's files as a stage reads them: relative to the work directory, or absolute."""
+    workdir = self.workdir
+    return [
+      str(path.relative_to(workdir) if path.is_relative_to(workdir) else path)
+      for path in vocabularies.input_files(self.vocabulary_file)
+    ]
 
   def inputs(self) -> list[epath.Path]:
     """The files and folders outside the work directory that the dataset is made of, code too."""
@@ -239,8 +247,11 @@ def _is_absolute(path: PathLike) -> bool:
   return "://" in str(path) or os.path.isabs(path)
 
 
-def _absolute(path: PathLike) -> epath.Path:
-  return epath.Path(path if _is_absolute(path) else os.path.abspath(path))
+def _found(vocabulary: PathLike) -> epath.Path:
+  """A path from the current directory, or the folder of a model that is known by name."""
+  path = epath.Path(vocabulary if _is_absolute(vocabulary) else os.path.abspath(vocabulary))
+  is_name = _HUB_NAME.fullmatch(str(vocabulary)) and path.suffix not in (".model", ".json")
+  return epath.Path(hub.find(vocabulary)) if is_name and not path.exists() else path
 
 
 @dataclasses.dataclass(frozen=True)

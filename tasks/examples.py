@@ -53,6 +53,11 @@ class StudentExamples:
     tensorflow_setup.leave_accelerators_alone()
     parts = [_tokenised(task, split) for task in tasks]
     feature = tasks[0].output_features["inputs"]
+    if feature.vocabulary.pad_id != vocabularies.PAD:
+      raise InputError(
+        f"{tasks[0].name}: its vocabulary pads with id {feature.vocabulary.pad_id}, and an encoder-"
+        "decoder's batches with 0; it is a decoder-only network's vocabulary"
+      )
     return cls(
       _qualified([ids for ids, _, _ in parts], tasks),
       Ragged.join([inputs for _, inputs, _ in parts]),

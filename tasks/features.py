@@ -20,6 +20,7 @@ STUDENT = ("inputs", "targets")  # the lengths that a student's task needs
 RERANK = ("query", "passages")  # the lengths that a reranker's task needs
 
 _ENDLESS = ("targets",)  # features that a cut leaves without EOS
+_READ = ("inputs", "query", "passages")  # features that begin as the tokenizer begins a text
 
 
 def student_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
@@ -34,6 +35,31 @@ def rerank_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
     "passages": seqio.Feature(vocabulary, rank=2),
     "scores": seqio.Feature(seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.float32),
   }
+
+
+def put_prefix(
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Begins what is read as the original tokenizer does: with BOS, [CLS], or (T5) nothing."""
+  prefixes = {
+    name: tuple(getattr(feature.vocabulary, "prefix", ()))
+    for name, feature in output_features.items()
+    if name in _READ
+  }
+
+  def begun(example: dict[str, Any]) -> dict[str, Any]:
+    changed = {}
+    for name, prefix in prefixes.items():
+      if prefix and name in example:
+        tokens, start = example[name], tf.constant(prefix, tf.int32)
+        if isinstance(tokens, tf.RaggedTensor):
+          start = tf.tile(start[None], [tokens.nrows(), 1])
+        changed[name] = tf.concat([start, tokens], -1)
+    return example | changed
+
+  if not any(prefixes.values()):
+    return dataset
+  return dataset.map(begun, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def append_eos(
@@ -85,10 +111,11 @@ def dense_passages(dataset: tf.data.Dataset) -> tf.data.Dataset:
   return dataset.map(dense, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-STUDENT_PREPROCESSORS = (seqio.preprocessors.tokenize, append_eos)
+STUDENT_PREPROCESSORS = (seqio.preprocessors.tokenize, put_prefix, append_eos)
 RERANK_PREPROCESSORS = (
   draw_candidates,
   functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+  put_prefix,
   append_eos,
   dense_passages,
 )

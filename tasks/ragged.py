@@ -59,15 +59,16 @@ class Ragged:
     return self.values[self.offsets[index] : self.offsets[index + 1]]
 
   def padded(
-    self, rows: Int[np.ndarray, "*rows"], length: int, *, end: int | None = None
+    self, rows: Int[np.ndarray, "*rows"], length: int, *, end: int | None = None, fill: int = 0
   ) -> Shaped[np.ndarray, "*rows length"]:
-    """Some sequences at one length: cut at the end, or filled up with zeros.
+    """Some sequences at one length: cut at the end, or filled up.
 
     Args:
       rows: which sequences; -1 stands for an empty one.
       length: of the result's last axis.
       end: what the last place of a sequence that was cut becomes (EOS, where a network expects
         every input to end in it); None leaves the cut as it is.
+      fill: what stands behind a sequence.
 
     Returns:
       an array of `rows`' shape with one more axis.
@@ -78,9 +79,9 @@ class Ragged:
     columns = np.arange(length)
     inside = columns < sizes[..., None]
     if not len(self.values):
-      return np.zeros(inside.shape, self.values.dtype)
+      return np.full(inside.shape, fill, self.values.dtype)
     places = np.where(inside, starts[..., None] + columns, 0)
-    result = np.where(inside, self.values[places], np.zeros((), self.values.dtype))
+    result = np.where(inside, self.values[places], np.full((), fill, self.values.dtype))
     if end is not None:
       result[..., -1] = np.where(sizes > length, end, result[..., -1])
     return result

@@ -54,8 +54,9 @@ def register(
     passages: a .jsonl file, or a function that gives the passages.
     teacher: a function that gives a teacher, or the path of a rationales.jsonl.
     prompts: the templates.
-    vocabulary: a SentencePiece model, in the work directory unless absolute.
-    extra_ids: sentinels behind its pieces (T5's own: 100).
+    vocabulary: a SentencePiece model, tokenizer.json or folder of a Hugging Face model, in the work
+      directory unless absolute.
+    extra_ids: sentinels behind a SentencePiece model's pieces (T5's own: 100).
     k: passages in a student's prompt.
     workdir: the work directory, if it is known already; `locate` tells it later.
 
@@ -117,7 +118,8 @@ def load(
       registered already.
     source: the folder of its raw files, for functions that read them.
     seed: for functions that make something up.
-    vocabulary: another SentencePiece model than the registered one.
+    vocabulary: another than the registered one: a SentencePiece model, a tokenizer.json, a Hugging
+      Face model's folder, or its name on the Hub.
     k: another number of passages in a prompt than the registered one.
 
   Raises:

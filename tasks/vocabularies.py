@@ -1,7 +1,8 @@
-"""SentencePiece vocabularies: trained on a dataset's text, or a pretrained model's own.
+"""Vocabularies: trained on a dataset's text, or a pretrained model's own, SentencePiece or not.
 
-Training and answering turn text into tokens with the same tokeniser (TensorFlow Text's, which SeqIO
-uses): the Python one splits a few inputs differently, such as long rows of underscores.
+Training and answering turn text into tokens with the same tokeniser. For SentencePiece it is
+TensorFlow Text's, which SeqIO uses: the Python one splits a few inputs differently, such as long
+rows of underscores.
 """
 
 from __future__ import annotations
@@ -10,110 +11,202 @@ import io
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, SupportsInt
+from typing import Any, SupportsInt
 
 import numpy as np
 import sentencepiece
 import seqio
 import tensorflow as tf
-import tensorflow_text
 from etils import epath
 from jaxtyping import Int32
-from sentencepiece import sentencepiece_model_pb2
 
 from kard_jax.core import files
 from kard_jax.core.files import InputError, PathLike
-from tasks import tensorflow_setup
+from tasks import hugging_face, sentence_pieces, tensorflow_setup
 from tasks.ragged import Ragged
 
-PAD, EOS, UNK = 0, 1, 2  # as in T5; every network here takes id 0 for padding
+PAD, EOS, UNK = 0, 1, 2  # as in T5
+
+Loaded = sentence_pieces.Loaded | hugging_face.Loaded
 
 _AT_ONCE = 1024  # texts tokenised in one call
-_MODEL: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at run time
-_LOADING = threading.Lock()  # SentencePiece may crash when two threads load a model
+_T5_FILES = ("spiece.model", "tokenizer_config.json", "config.json")
 
 
-class Loaded(NamedTuple):
-  """A model that was read; the names are those that SeqIO asks for."""
-
-  path: str
-  tokenizer: sentencepiece.SentencePieceProcessor
-  sp_model: bytes
-  tf_tokenizer: tensorflow_text.SentencepieceTokenizer
-
-
-class Vocabulary(seqio.SentencePieceVocabulary):
+class Vocabulary(seqio.Vocabulary):
   """A SeqIO vocabulary whose file is found when it is first used.
 
   A task is registered before anyone knows in which work directory its vocabulary will stand.
 
   Args:
-    path: the file, or a function that tells it.
-    extra_ids: sentinels behind the model's pieces; T5's own vocabulary has 100.
+    path: a SentencePiece model as T5's, or as Llama's; a tokenizer.json; a folder with one of them,
+      or with the files of an older Hugging Face tokenizer; or a function that tells the path.
+    extra_ids: sentinels behind the pieces of a SentencePiece model; T5's own has 100. A folder's
+      files tell themselves how many there are.
 
   Raises:
-    InputError: at first use: no such file, not a SentencePiece model, or padding is not id 0.
+    InputError: at first use: no such file, or not a vocabulary.
   """
 
   def __init__(self, path: PathLike | Callable[[], PathLike], extra_ids: int = 0):
-    super().__init__("", extra_ids=extra_ids)
+    super().__init__(extra_ids=extra_ids)
     self._path = path
-    self._model: Any = None  # a `Loaded`; SeqIO knows to leave it out of copies
+    self._loaded: tuple[str, Loaded] | None = None
+    self._lock = threading.Lock()
 
   @property
-  def sentencepiece_model_file(self) -> str:
-    """The path of the model."""
+  def path(self) -> str:
+    """Where it is."""
     return str(self._path() if callable(self._path) else self._path)
 
   @property
-  def tf_tokenizer(self) -> tensorflow_text.SentencepieceTokenizer:
-    """TensorFlow's tokeniser, made once: SeqIO would make another at every call."""
-    return self._model_context().tf_tokenizer
+  def loaded(self) -> Loaded:
+    """What was read, at the first use."""
+    with self._lock:
+      path = self.path
+      if self._loaded is None or self._loaded[0] != path:
+        self._loaded = path, _load(path, self._extra_ids)
+      return self._loaded[1]
 
   def forget(self) -> None:
     """Reads the file again at the next use."""
-    self._model = None
+    self._loaded = None
+
+  @property
+  def pad_id(self) -> int:
+    """Stands after the end of a row; -1 where a tokenizer has none."""
+    return self.loaded.pad_id
+
+  @property
+  def bos_id(self) -> int | None:
+    """Begins a text where the tokenizer has such a token; BERT's [CLS]."""
+    return self.loaded.bos_id
+
+  @property
+  def eos_id(self) -> int:
+    """Ends a text; BERT's [SEP]."""
+    return self.loaded.eos_id
+
+  @property
+  def unk_id(self) -> int | None:
+    """Stands for what has no token."""
+    return self.loaded.unk_id
+
+  @property
+  def prefix(self) -> tuple[int, ...]:
+    """What the original tokenizer puts before every text: BOS, [CLS], or nothing."""
+    return self.loaded.prefix
+
+  @property
+  def sentinels(self) -> tuple[int, ...]:
+    """Ids of T5's <extra_id_0>, <extra_id_1>, ...; empty where there are none."""
+    return self.loaded.sentinels
+
+  @property
+  def vocab_size(self) -> int:
+    """One more than the highest id, with sentinels and added tokens."""
+    return self.loaded.size
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return self.loaded.size
+
+  def whole(self, text: str) -> list[int]:
+    """A text as the original tokenizer gives it by default, with what it puts around."""
+    loaded = self.loaded
+    return [*loaded.prefix, *self.encode(text), *loaded.suffix]
 
   def __eq__(self, other: object) -> bool:
-    """The same pieces, wherever the files are: tasks in a mixture must agree in this."""
-    if not isinstance(other, seqio.SentencePieceVocabulary):
-      return NotImplemented
-    return self.extra_ids == other.extra_ids and self.sp_model == other.sp_model
+    """The same tokens, wherever the files are: tasks in a mixture must agree in this."""
+    if isinstance(other, Vocabulary):
+      return self.loaded.fingerprint == other.loaded.fingerprint
+    if isinstance(other, seqio.SentencePieceVocabulary):
+      return self.loaded.fingerprint == other.sp_model
+    return NotImplemented
 
-  __hash__ = None  # type: ignore[assignment]  # as its base class
+  __hash__ = None  # type: ignore[assignment]  # as SeqIO's
 
   def __str__(self) -> str:
-    return f"Vocabulary({self._path}, extra_ids={self.extra_ids})"
+    return f"Vocabulary({self._path}, extra_ids={self._extra_ids})"
 
-  def _model_context(self) -> Loaded:
-    with _LOADING:
-      path = self.sentencepiece_model_file
-      if self._model is None or self._model.path != path:
-        self._model = _load(path, self.extra_ids)
-      return self._model
+  def __getstate__(self) -> dict[str, Any]:
+    """Gin copies what it configures: a copy reads its own file."""
+    return {**self.__dict__, "_loaded": None, "_lock": None}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._lock = threading.Lock()
+
+  def _encode(self, s: str) -> list[int]:
+    return self.loaded.encode([s])[0]
+
+  def _decode(self, ids: Iterable[SupportsInt]) -> str:
+    return self.loaded.decode([int(id) for id in ids])
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+    loaded = self.loaded
+    if isinstance(loaded, sentence_pieces.Loaded):
+      return loaded.tf_tokenizer.tokenize(s)
+    s = tf.convert_to_tensor(s)
+    values, lengths = tf.numpy_function(
+      lambda texts: _flat(loaded, texts), [tf.reshape(s, [-1])], (tf.int32, tf.int64), False
+    )
+    values.set_shape([None])
+    if s.shape.rank == 0:
+      return values
+    lengths.set_shape(s.shape)
+    return tf.RaggedTensor.from_row_lengths(values, lengths)
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    loaded = self.loaded
+    if isinstance(loaded, sentence_pieces.Loaded):
+      return loaded.tf_tokenizer.detokenize(ids)
+
+    def texts(ids: np.ndarray) -> np.ndarray:
+      rows = ids.reshape(-1, ids.shape[-1]).tolist()
+      found = [loaded.decode([id for id in row if 0 <= id < loaded.size]) for row in rows]
+      return np.array([text.encode() for text in found], object).reshape(ids.shape[:-1])
+
+    text = tf.numpy_function(texts, [ids], tf.string, False)
+    text.set_shape(ids.shape[:-1])
+    return text
 
 
-def tokens(vocabulary: seqio.Vocabulary, texts: Sequence[str]) -> Ragged:
-  """Texts as the tokens that tasks give for them, each ending in EOS.
+def _flat(loaded: Loaded, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Ids of texts, joined, and how many each has."""
+  ids = loaded.encode([text.decode(errors="replace") for text in texts.tolist()])
+  lengths = np.array([len(row) for row in ids], np.int64)
+  return np.fromiter(itertools.chain.from_iterable(ids), np.int32, lengths.sum()), lengths
+
+
+def tokens(vocabulary: seqio.Vocabulary, texts: Sequence[str], *, end: bool = True) -> Ragged:
+  """Texts as the tokens that tasks give for them: as the tokenizer begins a text, and with EOS.
 
   Args:
     vocabulary: one with an EOS.
     texts: any number of them.
+    end: whether each ends in EOS.
   """
   tensorflow_setup.leave_accelerators_alone()
+  prefix = tuple(getattr(vocabulary, "prefix", ()))
+  around = [*prefix, *([vocabulary.eos_id] if end else [])]
   blocks = [Ragged.of([])]
   for start in range(0, len(texts), _AT_ONCE):
     pieces = vocabulary.encode_tf(tf.constant(list(texts[start : start + _AT_ONCE])))
     sizes = pieces.row_lengths().numpy()
-    values = np.insert(pieces.flat_values.numpy(), np.cumsum(sizes), vocabulary.eos_id)
-    blocks.append(Ragged.of_lengths(values.astype(np.int32), sizes + 1))
+    ends = np.cumsum(sizes)
+    places = np.repeat(
+      np.stack([ends - sizes, ends], 1), [len(prefix), len(around) - len(prefix)], axis=1
+    )
+    values = np.insert(pieces.flat_values.numpy(), places.ravel(), np.tile(around, len(sizes)))
+    blocks.append(Ragged.of_lengths(values.astype(np.int32), sizes + len(around)))
   return Ragged.join(blocks)
 
 
 def encode(
   vocabulary: seqio.Vocabulary, texts: Sequence[str], length: int
 ) -> Int32[np.ndarray, "n {length}"]:
-  """Texts as a model reads them, while answering too: tokens at one length.
+  """Texts as an encoder reads them, while answering too: tokens at one length.
 
   Args:
     vocabulary: that of the model.
@@ -121,7 +214,8 @@ def encode(
     length: of each row. A longer text is cut and still ends in EOS, as in the batches.
   """
   rows = np.arange(len(texts))
-  return tokens(vocabulary, texts).padded(rows, length, end=vocabulary.eos_id)
+  found = tokens(vocabulary, texts)
+  return found.padded(rows, length, end=vocabulary.eos_id, fill=vocabulary.pad_id)
 
 
 def decode(vocabulary: seqio.Vocabulary, tokens: Iterable[Iterable[SupportsInt]]) -> list[str]:
@@ -194,31 +288,32 @@ def train_sentencepiece(
     raise InputError(f"{path}: cannot train a vocabulary of {size} pieces: {reason}") from None
   with files.atomic(path) as temporary:
     temporary.write_bytes(model.getvalue())
-  return len(_MODEL.FromString(model.getvalue()).pieces)
+  processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+  return int(processor.GetPieceSize())
+
+
+def input_files(path: PathLike) -> list[epath.Path]:
+  """The files that decide a vocabulary: itself, or those of a folder that matter."""
+  place = epath.Path(path)
+  if place.suffix == ".json":
+    place = place.parent
+  if not place.is_dir():
+    return [place]
+  if hugging_face.is_folder_of_t5(place):
+    return [file for name in _T5_FILES if (file := place / name).exists()]
+  return [file for name in hugging_face.FILES if (file := place / name).exists()]
 
 
 def _load(path: str, extra_ids: int) -> Loaded:
-  file = epath.Path(path)
-  if not file.exists():
+  place = epath.Path(path)
+  if not place.exists():
     raise InputError(f"{path}: no such vocabulary; train one, or set its path (gin: VOCABULARY)")
-  model = _MODEL()
-  try:
-    model.ParseFromString(file.read_bytes())
-    for number in reversed(range(extra_ids)):  # the first sentinel has the highest id, as in T5
-      model.pieces.add(
-        piece=f"▁<extra_id_{number}>",
-        score=0.0,
-        type=_MODEL.SentencePiece.USER_DEFINED,
-      )
-    tokenizer: Any = sentencepiece.SentencePieceProcessor()
-    tokenizer.LoadFromSerializedProto(model.SerializeToString())
-  except Exception as error:  # protobuf and SentencePiece raise types of their own
-    raise InputError(f"{path}: not a SentencePiece model ({error})") from None
-  if tokenizer.pad_id() != PAD or tokenizer.eos_id() < 0 or tokenizer.unk_id() < 0:
-    raise InputError(
-      f"{path}: padding must be id 0, and EOS and unknown must exist; this vocabulary has pad "
-      f"{tokenizer.pad_id()}, eos {tokenizer.eos_id()}, unk {tokenizer.unk_id()}"
-    )
-  serialized = model.SerializeToString()
-  with tf.init_scope():  # the first use may be inside a graph, which the tokeniser has to outlive
-    return Loaded(path, tokenizer, serialized, tensorflow_text.SentencepieceTokenizer(serialized))
+  if place.is_dir():
+    if hugging_face.is_folder_of_t5(place):
+      return sentence_pieces.load(place / "spiece.model", hugging_face.t5_extra_ids(place))
+    return hugging_face.load(place)
+  if place.suffix == ".json":
+    return hugging_face.load(place.parent, place)
+  if sentence_pieces.is_llamas(place):
+    return hugging_face.load(place.parent, place)
+  return sentence_pieces.load(place, extra_ids)
