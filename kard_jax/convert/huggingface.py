@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from kard_jax.convert import bert, t5, tables, tensors, vocabulary, writing
+from kard_jax.convert import bert, gpt2, llama, opt, t5, tables, tensors, vocabulary, writing
 from kard_jax.convert.source import CONFIG, Source
 from kard_jax.core import files
 from kard_jax.core.files import InputError, PathLike
@@ -30,9 +30,12 @@ FAMILIES: dict[str, ModuleType] = {
   "bert": bert,
   "t5": t5,
   "mt5": t5,
+  "gpt2": gpt2,
+  "opt": opt,
+  **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), llama),
 }
 # What may differ from a config.json: it changes how a network runs, not which one it is.
-_FREE = ("dropout_rate", "dtype", "remat", "scan_layers")
+_FREE = ("dropout_rate", "dtype", "remat", "scan_layers", "pad_id")
 
 
 def network(source: PathLike, **overrides: Any) -> nn.Module:

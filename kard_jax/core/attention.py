@@ -12,7 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kard_jax.core import layers, rope
@@ -65,10 +65,13 @@ class GroupedAttention(nn.Module):
   def setup(self) -> None:
     """Makes the projections."""
     axes = ("embed", "heads", "kv")
-    options = {"dtype": self.dtype, "use_bias": self.use_bias}
-    self.query = layers.Dense((self.num_heads, self.head_dim), axes, **options)
-    self.key = layers.Dense((self.num_kv_heads, self.head_dim), axes, **options)
-    self.value = layers.Dense((self.num_kv_heads, self.head_dim), axes, **options)
+
+    def projection(heads: int) -> layers.Dense:
+      return layers.Dense((heads, self.head_dim), axes, dtype=self.dtype, use_bias=self.use_bias)
+
+    self.query = projection(self.num_heads)
+    self.key = projection(self.num_kv_heads)
+    self.value = projection(self.num_kv_heads)
     if self.normed:
       self.query_norm = layers.RMSNorm(self.epsilon, self.dtype, axis="kv")
       self.key_norm = layers.RMSNorm(self.epsilon, self.dtype, axis="kv")
@@ -80,7 +83,7 @@ class GroupedAttention(nn.Module):
     mask: Bool[Array, "#B T T"],
     *,
     rotation: rope.Rotation | None = None,
-    scale: Float[Array, ""] | None = None,
+    scale: ArrayLike | None = None,
     deterministic: bool = True,
   ) -> tuple[Float[Array, "B T D"], layers.KeyValues]:
     """All positions at once.
@@ -112,7 +115,7 @@ class GroupedAttention(nn.Module):
     past: Past,
     *,
     rotation: rope.Rotation | None = None,
-    scale: Float[Array, ""] | None = None,
+    scale: ArrayLike | None = None,
   ) -> tuple[Float[Array, "B S D"], layers.KeyValues]:
     """One position of S samples a prompt; gives back what is written with this position in it.
 
@@ -164,11 +167,9 @@ class GroupedAttention(nn.Module):
     return grouped.swapaxes(1, 2), memory
 
   def _scores(
-    self, queries_BxGxQxK: jax.Array, memory: layers.KeyValues, scale: jax.Array | None
+    self, queries_BxGxQxK: jax.Array, memory: layers.KeyValues, scale: ArrayLike | None
   ) -> jax.Array:
-    scores = jnp.matmul(
-      queries_BxGxQxK, memory.keys_BxHxKxL, preferred_element_type=jnp.float32
-    )
+    scores = jnp.matmul(queries_BxGxQxK, memory.keys_BxHxKxL, preferred_element_type=jnp.float32)
     return scores * (self.scale if scale is None else self.scale * scale)
 
   @staticmethod

@@ -48,7 +48,7 @@ class Rope:
     beta_fast: yarn: as `high_frequency_factor`.
     beta_slow: yarn: as `low_frequency_factor`.
     truncate: yarn: whether the bounds between pairs are rounded outwards.
-    attention_factor: yarn: multiplies queries and keys; None takes the published 0.1 ln(factor) + 1.
+    attention_factor: yarn: of queries and keys; None takes the published 0.1 ln(factor) + 1.
 
   Source: Su et al. 2021; Chen et al. 2023 (linear); Peng et al. 2023 (dynamic, yarn); Dubey et al.
     2024 (llama3).
@@ -74,7 +74,7 @@ class Rope:
       raise InputError(f"rope.Rope.scaling = {self.scaling!r} needs original_length, in tokens")
 
   def rotation(
-    self, positions_BxT: Int[Array, "B T"], lengths_B: Int[Array, " B"], head_dim: int
+    self, positions_BxT: Int[Array, "#B T"], lengths_B: Int[Array, "#B"], head_dim: int
   ) -> Rotation:
     """The turns of some positions.
 

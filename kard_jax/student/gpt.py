@@ -29,7 +29,7 @@ class DecodingState(NamedTuple):
 
   Attributes:
     lengths_B: of the prompts, in tokens.
-    prompts: for each layer, keys and values of the prompts: B rows, one for all samples of a prompt.
+    prompts: for each layer, keys and values of the prompts: B rows, one for all samples.
     written: for each layer, those of the tokens written so far: B * S rows.
   """
 
@@ -370,7 +370,7 @@ class GPT(Shape):
     vocab_size: V.
     token_dim: width of token vectors where it is not D (OPT-350m): projected on their way in and
       out. None means D.
-    max_positions: rows of the table of learnt positions: no text may be longer. Not used with `rope`.
+    max_positions: rows of the table of learnt positions: no text may be longer. Unused with `rope`.
     position_offset: rows of that table that are never used (2 in OPT).
     tied_embeddings: the output head is the table of token vectors.
     pad_id: stands after the end of a row; -1 where a tokenizer has none.
@@ -382,6 +382,11 @@ class GPT(Shape):
   position_offset: int = 0
   tied_embeddings: bool = True
   pad_id: int = -1
+
+  @property
+  def max_length(self) -> int | None:
+    """Tokens of the longest text; None where there is no limit."""
+    return self.max_positions if self.rope is None else None
 
   def setup(self) -> None:
     """Makes the tables, the stack and the head."""
@@ -472,7 +477,7 @@ class GPT(Shape):
     return constrain(head(x_BxTxD), ("batch", "length", "vocab"))
 
   def _check_length(self, length: int) -> None:
-    if self.rope is None and length > self.max_positions:
+    if self.max_length is not None and length > self.max_length:
       raise InputError(
         f"{length} tokens a text (prompt and what is written) are more than the network's "
         f"{self.max_positions} positions (gpt.GPT.max_positions): give shorter ones"

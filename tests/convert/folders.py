@@ -7,6 +7,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.golden import gpt_weights
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 T5 = {  # as transformers 5.24 writes them
   "t5_1_1": {
@@ -80,6 +82,24 @@ def write(folder, config, weights, *, dtype=np.float32, shards=1, metadata=True)
 def t5(folder, name="t5_1_1", **options):
   """One of the golden T5 models as a folder."""
   return write(folder, T5[name], golden(name)[1], **options)
+
+
+def decoders():
+  """The golden decoders, (file, name) each."""
+  found = []
+  for file in ("gpt2", "opt", "llama"):
+    with np.load(GOLDEN / f"{file}.npz", allow_pickle=False) as arrays:
+      found += [(file, key.split("/")[0]) for key in arrays if key.endswith("/config")]
+  return found
+
+
+def decoder(folder, file, name, *, changed=None, **options):
+  """A golden decoder as a folder, with settings of config.json changed, and what is known of it."""
+  with np.load(GOLDEN / f"{file}.npz", allow_pickle=False) as arrays:
+    of_it = {key.split("/")[1]: arrays[key] for key in arrays if key.startswith(f"{name}/")}
+  config = json.loads(str(of_it["config"])) | (changed or {})
+  weights = gpt_weights.draw(json.loads(str(of_it["shapes"])))
+  return write(folder, config, weights, **options), of_it
 
 
 def tokenizer(folder, ids=40):
