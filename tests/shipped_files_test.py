@@ -135,7 +135,8 @@ def test_every_model_builds(path):
   text = path.read_text()
   config.activate(config.resolve_unchecked([str(path.relative_to(ROOT))]))
   if re.search("^NETWORK = ", text, re.MULTILINE):
-    params = build(macro("NETWORK"), int32(1, 8), int32(1, 8))
+    network = macro("NETWORK")
+    params = build(network, *[int32(1, 8)] * (2 if hasattr(network, "encode") else 1))
   else:
     params = build(macro("RERANKER"), int32(1, 8), int32(1, 2, 8))
   assert jax.tree.leaves(params)

@@ -21,7 +21,7 @@ from kard_jax.core.files import InputError
 LAYERS = "layers"  # the scanned subtree, and the logical name of its first axis
 
 Layer = TypeVar("Layer", bound=nn.Module)
-Call = Callable[..., jax.Array]  # of a layer, its input and what all layers share
+Call = Callable[..., Any]  # of a layer, its input and what all layers share
 
 _POLICIES = jax.checkpoint_policies
 REMAT: dict[str, Any] = {  # what the forward pass keeps for the backward pass
@@ -52,14 +52,14 @@ def rematerialised(call: Call, remat: str, *, scanned: bool = False) -> Call:
 
 
 def scan(
-  layer: nn.Module, call: Call, x: jax.Array, *shared: Any, length: int, remat: str = "none"
-) -> jax.Array:
+  layer: nn.Module, call: Call, x: Any, *shared: Any, length: int, remat: str = "none"
+) -> Any:
   """Applies a layer `length` times, each time with parameters and dropout of its own.
 
   Args:
     layer: a module named "layers"; its parameters get the layer axis first.
     call: as `call(layer, x, *shared)`, gives the next x.
-    x: what goes from layer to layer.
+    x: what goes from layer to layer, an array or a tree of them.
     shared: what all layers see alike, trees of arrays.
     length: how many layers.
     remat: see `rematerialised`.
