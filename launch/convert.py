@@ -1,0 +1,103 @@
+"""Brings weights in and out: Hugging Face folders and T5X checkpoints, and compares them.
+
+Examples:
+  python launch/convert.py check google/flan-t5-base
+  python launch/convert.py import google/flan-t5-base runs/flan_t5_base
+  python launch/convert.py export runs/mine/student out --to=huggingface --like=google/flan-t5-base
+  python launch/convert.py export runs/mine/student out --to=t5x --like=google/flan-t5-base
+
+SOURCE, and what --like names, is a folder or a name on the Hugging Face Hub (config.json,
+safetensors, tokenizer), or the folder of a T5X checkpoint. An Orbax folder is one that
+launch/train.py has written, or `import`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+if __name__ == "__main__":  # with the project's root on the path
+  sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+  from launch import convert as module
+
+  sys.exit(module.main())
+
+import argparse
+from collections.abc import Sequence
+
+from kard_jax.core import config
+from kard_jax.core.files import InputError
+
+_CHECK = """Loads a model here and in transformers, in float32: prints the largest difference of
+logits over random tokens with padding, and whether both write the same tokens greedily. Status 0:
+equal (1e-5 of the largest logit, all tokens the same); 1: not; 2: cannot be loaded here.
+
+  python launch/convert.py check google/flan-t5-base
+"""
+_IMPORT = """Writes the parameters of a model as a checkpoint that launch/train.py and
+launch/answer.py read.
+
+  python launch/convert.py import google/flan-t5-base runs/flan_t5_base
+"""
+_EXPORT = """Writes the parameters of a checkpoint as a Hugging Face folder that transformers opens
+with from_pretrained, or as a T5X checkpoint. --like says the architecture, and the names, element
+type and tokenizer files that are to be written.
+
+  python launch/convert.py export runs/mine/student out --to=huggingface --like=google/flan-t5-base
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line. Gives the exit status."""
+  arguments = _flags().parse_args(argv)
+  status = 0
+
+  def work() -> None:
+    nonlocal status
+    status = int(arguments.work(arguments) or 0)
+
+  return config.exit_status(work) or status
+
+
+def _flags() -> argparse.ArgumentParser:
+  plain = argparse.RawDescriptionHelpFormatter
+  flags = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+  verbs = flags.add_subparsers(required=True, metavar="check | import | export")
+  one = verbs.add_parser("check", description=_CHECK, formatter_class=plain)
+  one.add_argument("source", metavar="SOURCE", help="a Hugging Face folder or name")
+  one.add_argument("--prompts", type=int, default=4, metavar="N", help="continued greedily (4)")
+  one.add_argument("--seed", type=int, default=0, metavar="N", help="of the random tokens (0)")
+  one.set_defaults(work=check)
+  one = verbs.add_parser("import", description=_IMPORT, formatter_class=plain)
+  one.add_argument("source", metavar="SOURCE", help="a Hugging Face folder or name, or T5X's")
+  one.add_argument("out", metavar="OUT", help="the folder to write")
+  one.add_argument("--scan", action="store_true", help="for a network with scan_layers = True")
+  one.set_defaults(work=bring)
+  one = verbs.add_parser("export", description=_EXPORT, formatter_class=plain)
+  one.add_argument("folder", metavar="FOLDER", help="of Orbax checkpoints")
+  one.add_argument("out", metavar="OUT", help="the folder to write")
+  one.add_argument("--to", choices=("huggingface", "t5x"), default="huggingface")
+  one.add_argument("--like", required=True, metavar="SOURCE", help="a model of the same shape")
+  one.add_argument("--checkpoint", choices=("best", "latest"), default="best")
+  one.add_argument("--dtype", help="float32, bfloat16 or float16 (default: that of --like)")
+  one.set_defaults(work=export)
+  return flags
+
+
+def check(arguments: argparse.Namespace) -> int:
+  """Compares with transformers; gives 1 where the two differ."""
+  from kard_jax.convert import check as check_lib  # brings JAX, which --help does not need
+
+  if arguments.prompts < 0:
+    raise InputError(f"--prompts={arguments.prompts}: give 0 or more")
+  report = check_lib.check(arguments.source, prompts=arguments.prompts, seed=arguments.seed)
+  print(report, flush=True)
+  return 0 if report.equal else 1
+
+
+def bring(arguments: argparse.Namespace) -> None:
+  """Imports: writes an Orbax checkpoint of step 0."""
+
+
+def export(arguments: argparse.Namespace) -> None:
+  """Exports the parameters of an Orbax checkpoint."""
