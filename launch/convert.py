@@ -23,7 +23,9 @@ if __name__ == "__main__":  # with the project's root on the path
   sys.exit(module.main())
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from kard_jax.core import config
 from kard_jax.core.files import InputError
@@ -96,8 +98,70 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def bring(arguments: argparse.Namespace) -> None:
-  """Imports: writes an Orbax checkpoint of step 0."""
+  """Imports: writes an Orbax checkpoint of step 0, and prints the network's settings."""
+  import jax
+
+  from kard_jax.convert import huggingface, t5x, zarr_store
+  from kard_jax.core import checkpoints
+
+  settings = {"scan_layers": True} if arguments.scan else {}
+  library = t5x if zarr_store.is_checkpoint(arguments.source) else huggingface
+  network = library.network(arguments.source, **settings)
+  with checkpoints.Checkpoints(best=0).open(arguments.out) as run:
+    if run.latest is not None:
+      raise InputError(f"{arguments.out}: holds a checkpoint already; give another folder")
+    params = library.load(arguments.source, network)
+    run.save(0, {"params": params}, None)
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  print(f"{arguments.out}: {count:,} parameters, float32, of this network:", flush=True)
+  name = f"{type(network).__module__.rpartition('.')[2]}.{type(network).__name__}"
+  for field in dataclasses.fields(network):
+    value = getattr(network, field.name)
+    if field.name not in ("name", "parent") and value != field.default:
+      print(f"  {name}.{field.name} = {value!r}", flush=True)
 
 
 def export(arguments: argparse.Namespace) -> None:
   """Exports the parameters of an Orbax checkpoint."""
+  from kard_jax.convert import huggingface, t5x, zarr_store
+
+  like, to_t5x = arguments.like, arguments.to == "t5x"
+  if zarr_store.is_checkpoint(like):
+    if not to_t5x:
+      raise InputError(
+        f"--like={like}: a T5X checkpoint; --to=huggingface needs a Hugging Face folder or name, "
+        "for config.json and the tokenizer"
+      )
+    network: Any = t5x.network(like)
+  else:
+    network = huggingface.network(like)
+    if to_t5x and not isinstance(network, t5x.NETWORK):
+      raise InputError(f"--to=t5x: T5 alone has a form there; {like} is another architecture")
+  network, params = _restored(arguments.folder, network, arguments.checkpoint)
+  if to_t5x:
+    form = like if zarr_store.is_checkpoint(like) else None
+    out = t5x.export(params, network, arguments.out, form, dtype=arguments.dtype)
+  else:
+    huggingface.export(params, network, arguments.out, like, dtype=arguments.dtype)
+    out = pathlib.Path(arguments.out)
+  size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+  print(f"{out}: {size:,} bytes, from {arguments.folder}", flush=True)
+
+
+def _restored(folder: str, network: Any, which: str) -> tuple[Any, Any]:
+  """The parameters of a checkpoint, and the network in their form: unrolled or scanned."""
+  from kard_jax.convert import huggingface
+  from kard_jax.core import checkpoints
+
+  inputs = huggingface.family_of(network).INPUTS
+  wrong: InputError | None = None
+  for scan in (False, True):
+    form = dataclasses.replace(network, scan_layers=scan)
+    shapes, shardings = huggingface.abstract(form, inputs, None)
+    wanted = huggingface.tree(checkpoints.abstract(shapes, shardings))
+    try:
+      return form, checkpoints.restore_params(folder, wanted, which=which)
+    except InputError as error:
+      wrong = wrong or error
+  assert wrong is not None
+  raise wrong

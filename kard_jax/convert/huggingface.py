@@ -83,13 +83,19 @@ def load(source: PathLike, network: nn.Module, partitioner: Partitioner | None =
       shape, shardings[path], lambda index: tables.read(path, entries, shape, index, read)
     )
 
-  return traverse_util.unflatten_dict({path: parameter(path) for path in matched}, sep="/")
+  return tree({path: parameter(path) for path in matched})
 
 
 def abstract(
   network: nn.Module, inputs: int, partitioner: Partitioner | None
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, Any]]:
-  """Shapes and shardings of a network's parameters, by path."""
+  """Shapes and shardings of a network's parameters, by path.
+
+  Args:
+    network: any.
+    inputs: how many token arrays it is called with.
+    partitioner: mesh and rules; None puts all on the first device.
+  """
   tokens = [jax.ShapeDtypeStruct((1, 8), jnp.int32)] * inputs
   boxed = jax.eval_shape(network.init, jax.random.key(0), *tokens)["params"]
   shapes = nn.meta.unbox(boxed)
@@ -104,6 +110,24 @@ def abstract(
 def flatten(tree: Any) -> dict[str, Any]:
   """A tree's leaves by path."""
   return traverse_util.flatten_dict(tree, sep="/")
+
+
+def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """The tree of leaves by path."""
+  return traverse_util.unflatten_dict(dict(leaves), sep="/")
+
+
+def unboxed(params: Params, shapes: Mapping[str, tables.Shape]) -> dict[str, Any]:
+  """Parameters by path.
+
+  Raises:
+    InputError: they have other names or shapes than the network's.
+  """
+  flat = flatten(nn.meta.unbox(params))
+  for path in [*flat, *shapes]:
+    if path not in flat or path not in shapes or flat[path].shape != shapes[path]:
+      raise InputError(f"these are not the network's parameters: {path} differs (merge adapters)")
+  return flat
 
 
 def place(shape: tables.Shape, sharding: jax.sharding.Sharding, read: Any) -> jax.Array:
@@ -153,14 +177,9 @@ def export(
     raise InputError(f"{folder}: safetensors are written to local folders only; copy it from there")
   if pathlib.Path(folder).resolve() == found.folder.resolve():
     raise InputError(f"{folder}: is the folder to be like; write to another")
-  flat = flatten(nn.meta.unbox(params))
-  shapes, _ = abstract(network, family.INPUTS, None)
-  if {path: x.shape for path, x in flat.items()} != {path: x.shape for path, x in shapes.items()}:
-    path = next(iter({*flat} ^ {*shapes}), None) or next(
-      path for path in shapes if shapes[path].shape != flat[path].shape
-    )
-    raise InputError(f"these are not the network's parameters: {path} differs")
-  matched = tables.match(family.table(network), {path: x.shape for path, x in shapes.items()})
+  shapes = {path: x.shape for path, x in abstract(network, family.INPUTS, None)[0].items()}
+  flat = unboxed(params, shapes)
+  matched = tables.match(family.table(network), shapes)
   plan = writing.plan(found, matched, flat, family.inert, dtype, shard_bytes)
   with files.atomic(folder) as place:
     temporary = pathlib.Path(place)
@@ -169,6 +188,14 @@ def export(
     for file in found.tokenizer_files():
       (temporary / file.name).write_bytes(file.read_bytes())
     (temporary / CONFIG).write_bytes(writing.config(found, dtype))
+
+
+def family_of(network: nn.Module) -> ModuleType:
+  """The family of a network."""
+  for family in FAMILIES.values():
+    if isinstance(network, family.NETWORK):
+      return family
+  raise InputError(f"{type(network).__name__}: no family of {', '.join(FAMILIES)} has this network")
 
 
 def _family(found: Source) -> ModuleType:

@@ -66,6 +66,11 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
     scaled = False
   else:
     scaled = config.get("scale_decoder_outputs", said is not False)
+  if not config.get("is_encoder_decoder", True):
+    raise config.unsupported("is_encoder_decoder", "encoder and decoder are needed")
+  pad_id = config.get("pad_token_id", 0)
+  if config.get("decoder_start_token_id", pad_id) != pad_id:
+    raise config.unsupported("decoder_start_token_id", "decoders begin with the pad token")
   tied = scaled if tensors is None else _is_tied(tensors, said is not False)
   return {
     "vocab_size": config.size("vocab_size", 250_112 if multilingual else 32_128),
@@ -81,6 +86,7 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
     "num_buckets": config.size("relative_attention_num_buckets", 32),
     "max_distance": config.size("relative_attention_max_distance", 128),
     "norm_epsilon": config.get("layer_norm_epsilon", 1e-6),
+    "pad_id": pad_id,
   }
 
 

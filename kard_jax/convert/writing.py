@@ -56,7 +56,7 @@ class Plan:
         np.asarray(self.params[path] if layer is None else self.params[path][layer])
         for path, layer in piece.paths
       ]
-      yield name, _cast(name, piece.layout.write(parts), piece.dtype)
+      yield name, cast(name, piece.layout.write(parts), piece.dtype)
 
 
 def plan(
@@ -78,17 +78,11 @@ def plan(
     shard_bytes: of a file, at most, where the files are not like's.
   """
   theirs = like.tensors if like.has_weights else None
-  forced = _dtype(dtype) if dtype else None
-  default = forced or DTYPES.get(config_dtype(like), DTYPES["float32"])
-  parts: dict[str, list[tuple[tables.Entry, str, int | None]]] = {}
-  for path, entries in matched.items():
-    stacked = tables.is_stacked(path, entries)
-    for layer, entry in enumerate(entries):
-      parts.setdefault(entry.name, []).append((entry, path, layer if stacked else None))
+  forced = dtype_named(dtype) if dtype else None
+  default = forced or DTYPES.get(configdtype_named(like), DTYPES["float32"])
   pieces: dict[str, _Piece | None] = {}
   sizes: dict[str, int] = {}
-  for group in parts.values():
-    group.sort(key=lambda item: item[0].layout.part)
+  for group in grouped(matched).values():
     entry, path, _ = group[0]
     names = [name for name in entry.names if theirs is not None and name in theirs]
     shape = tables.layer_shape(path, matched[path], params[path].shape)
@@ -108,28 +102,48 @@ def plan(
   return Plan(pieces, places, params, theirs)
 
 
+def grouped(
+  matched: Mapping[str, list[tables.Entry]],
+) -> dict[str, list[tuple[tables.Entry, str, int | None]]]:
+  """For each stored tensor its entries in the order of their parts, with parameter and layer."""
+  groups: dict[str, list[tuple[tables.Entry, str, int | None]]] = {}
+  for path, entries in matched.items():
+    stacked = tables.is_stacked(path, entries)
+    for layer, entry in enumerate(entries):
+      groups.setdefault(entry.name, []).append((entry, path, layer if stacked else None))
+  for group in groups.values():
+    group.sort(key=lambda item: item[0].layout.part)
+  return groups
+
+
 def config(like: Source, dtype: str | None) -> bytes:
   """The config.json to write: like's, byte for byte unless the element type is another."""
-  if dtype is None or config_dtype(like) == dtype:
+  if dtype is None or configdtype_named(like) == dtype:
     return like.config.file.read_bytes()
   values = {k: v for k, v in like.config.values.items() if k != "torch_dtype"} | {"dtype": dtype}
   return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
-def config_dtype(like: Source) -> str:
+def configdtype_named(like: Source) -> str:
   """The element type that a config.json names; empty if none."""
   return like.config.get("dtype", "") or like.config.get("torch_dtype", "")
 
 
-def _dtype(name: str) -> np.dtype:
+def dtype_named(name: str) -> np.dtype:
+  """An element type by name."""
   if name not in DTYPES:
     raise InputError(f"dtype {name!r}: choose one of {', '.join(DTYPES)}")
   return DTYPES[name]
 
 
-def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """An array in another element type.
+
+  Raises:
+    InputError: a number is too large for it.
+  """
   with np.errstate(over="ignore"):
-    cast = array.astype(dtype, copy=False)
-  if dtype == np.float16 and not np.array_equal(np.isfinite(cast), np.isfinite(array)):
+    done = array.astype(dtype, copy=False)
+  if dtype == np.float16 and not np.array_equal(np.isfinite(done), np.isfinite(array)):
     raise InputError(f"{name}: has numbers beyond float16's; export as bfloat16 or float32")
-  return cast
+  return done

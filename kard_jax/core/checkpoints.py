@@ -130,6 +130,10 @@ def restore_params(
     )
   except (ValueError, KeyError, TypeError) as error:
     raise _of_another(path / str(step), error) from error
+  for name, leaf in jax.tree_util.tree_flatten_with_path(tree["params"])[0]:
+    if isinstance(leaf, jax.ShapeDtypeStruct):  # left as it was asked for: not in the checkpoint
+      missing = KeyError(jax.tree_util.keystr(name, simple=True, separator="/"))
+      raise _of_another(path / str(step), missing)
   return tree["params"]
 
 
