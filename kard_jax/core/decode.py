@@ -1,31 +1,42 @@
-"""Writing text with a network: one compiled loop for greedy search and for sampling.
+"""Writing text with a network: one loop for greedy search, sampling and beams.
 
 The paper's students sample several rationales for a question, which then vote (section 4); the
-input is encoded once for all of them. A draw depends on nothing but the seed, the row's own id, the
-sample and the position: neither on the rest of the batch nor on its padding, order or sharding.
+input is encoded once for all of them. The loop is compiled; it is left after 32 steps, then after
+64, 128 and so on, to make room in the network's caches (attention reads all of a cache, so a small
+one is quicker) and to drop the inputs whose texts have ended.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from kard_jax.core import decoding_state
+from kard_jax.core.beams import BeamSearch
+from kard_jax.core.decoding_state import State
 from kard_jax.core.files import InputError
 from kard_jax.core.objective import Params
+from kard_jax.core.sampling import Sampler, Sampling, candidates, draw, fold
 
-State = Any  # a tree of arrays with fixed shapes; what is in it is the network's affair
+__all__ = ["Decoded", "Network", "Sampler", "candidates", "decode", "draw"]
+
+_LEAST = 8  # inputs that a batch is cut down to
 
 
 class Network(Protocol):
-  """The two methods of a Linen module that can write text; `decode` calls them through `apply`."""
+  """The two methods of a Linen module that can write text; `decode` calls them through `apply`.
+
+  An array of the state may have an axis of the inputs (with or without their samples, which stand
+  side by side) and an axis that grows with `max_length`; `decode` finds them (`decoding_state`).
+  What lies beyond the steps so far must not be read.
+  """
 
   def start(
     self, input_tokens_BxL: Int[Array, "B L"], *, samples: int, max_length: int
@@ -45,36 +56,32 @@ class Network(Protocol):
     ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-  """How each token is chosen.
+@runtime_checkable
+class Search(Protocol):
+  """How texts are chosen; hashable, so that equal ones share a compilation.
 
-  Attributes:
-    greedy: always the most probable token; then the next three are not used.
-    temperature: divides logits; below 1 is more sure, above 1 more varied.
-    top_k: draw among the so many most probable tokens; 0 means all.
-    top_p: then among the fewest of these that together have this probability; 1 means all.
-    eos_id: ends a text.
-    pad_id: stands after the end.
+  Its rows are a NamedTuple of arrays with the inputs in front; `last_BxS` is fed next.
   """
 
-  greedy: bool = False
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  eos_id: int = 1
-  pad_id: int = 0
+  def start(
+    self, last_BxS: jax.Array, empty_B: jax.Array, keys_BxS: jax.Array, max_length: int
+  ) -> Any:
+    """Rows of texts without a token."""
+    ...
 
-  def __post_init__(self) -> None:
-    if not (self.temperature > 0 and math.isfinite(self.temperature)):
-      raise InputError(
-        f"decode.Sampler.temperature = {self.temperature}: must be above 0; for the most probable "
-        "tokens set greedy = True"
-      )
-    if self.top_k < 0:
-      raise InputError(f"decode.Sampler.top_k = {self.top_k}: give 0 (all tokens) or more")
-    if not 0 < self.top_p <= 1:
-      raise InputError(f"decode.Sampler.top_p = {self.top_p}: give more than 0, and 1 for all")
+  def advance(
+    self, rows: Any, logits_BxSxV: jax.Array, position: jax.Array
+  ) -> tuple[Any, jax.Array | None]:
+    """One more token; and which sample each continues, None where each continues itself."""
+    ...
+
+  def finished(self, rows: Any) -> jax.Array:
+    """Which inputs need no more steps."""
+    ...
+
+  def texts(self, rows: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens, log-probabilities and lengths."""
+    ...
 
 
 class Decoded(NamedTuple):
@@ -84,10 +91,12 @@ class Decoded(NamedTuple):
     tokens_BxSxT: up to and with the end token, then pads. A text cut at T has no end token.
     log_probs_BxS: float32, log-probability of each text (end included) under the network itself:
       temperature 1, all tokens.
+    lengths_BxS: tokens of each text, the end included.
   """
 
-  tokens_BxSxT: jax.Array
-  log_probs_BxS: jax.Array
+  tokens_BxSxT: Int[np.ndarray, "B S T"]
+  log_probs_BxS: Float[np.ndarray, "B S"]
+  lengths_BxS: Int[np.ndarray, "B S"]
 
 
 def decode(
@@ -100,156 +109,199 @@ def decode(
   samples: int = 1,
   rng: Key[Array, ""] | None = None,
   row_ids_B: Int[Array | np.ndarray, " B"] | None = None,
+  progress: Callable[[int], object] | None = None,
 ) -> Decoded:
   """Writes `samples` texts for each input.
 
-  One compilation serves all calls with the same network, settings and shapes, so pad the last
-  batch: rows of nothing but pads are left empty and cost no steps of their own.
+  Compilations serve all calls with the same network, settings and shapes, so pad the last batch:
+  rows of nothing but pads are left empty and cost no steps of their own.
 
   Args:
     network: a Linen module with the methods of `Network`.
     params: unboxed.
-    input_tokens_BxL: padded with `sampler.pad_id`.
+    input_tokens_BxL: padded at the end with `network.pad_id`, or, where the network has none, with
+      `sampler.pad_id`.
     sampler: how each token is chosen.
     max_length: T, most tokens of a text, its end included.
-    samples: S, texts for each input.
-    rng: the seed as a typed key; needed unless greedy.
+    samples: S, texts for each input; of beams the best.
+    rng: the seed as a typed key; needed for draws.
     row_ids_B: what tells inputs apart, at least 0, such as their places in the data set; by default
       their places in the batch, and then draws change with the batch.
+    progress: called now and then with how many more tokens were written.
 
   Raises:
-    InputError: fewer than one token or sample, several greedy ones, or sampling without a seed.
+    InputError: fewer than one token or sample, several greedy ones, more than there are beams, or
+      sampling without a seed.
   """
+  check(sampler, max_length=max_length, samples=samples, seeded=rng is not None)
+  inputs_BxL = jnp.asarray(input_tokens_BxL)
+  ids_B = jnp.asarray(np.arange(inputs_BxL.shape[0]) if row_ids_B is None else row_ids_B)
+  beams = sampler.beams > 1
+  search: Search = BeamSearch(sampler) if beams else Sampling(sampler)
+  width = sampler.beams if beams else samples
+  rng = jax.random.key(0) if rng is None else rng
+  run = _Run(
+    network, search, width, max_length, _axes(network, params, inputs_BxL, width, max_length)
+  )
+  last_BxS, state = _start(network, width, run.rooms[0], params, inputs_BxL)
+  pad_id = getattr(network, "pad_id", sampler.pad_id)
+  rows = _rows(search, max_length, pad_id, last_BxS, inputs_BxL, rng, ids_B)
+  loop = _Loop(jnp.zeros((), jnp.int32), rows, state)
+  found = run.to_the_end(params, loop, _shards(inputs_BxL), progress)
+  return Decoded(*(x[:, :samples] for x in found))
+
+
+def check(sampler: Sampler, *, max_length: int, samples: int, seeded: bool) -> None:
+  """Refuses what cannot be meant; see `decode`."""
   for name, value in (("max_length", max_length), ("samples", samples)):
     if value < 1:
       raise InputError(f"{name} = {value}: must be at least 1")
-  if sampler.greedy and samples > 1:
+  if sampler.beams > 1:
+    if samples > sampler.beams:
+      raise InputError(
+        f"samples = {samples}: of decode.Sampler.beams = {sampler.beams} only so many can be given"
+      )
+  elif sampler.greedy and samples > 1:
     raise InputError(f"samples = {samples}: greedy texts would all be the same; set samples = 1")
-  if rng is None:
-    if not sampler.greedy:
-      raise InputError("sampling needs a seed: give rng, or set decode.Sampler.greedy = True")
-    rng = jax.random.key(0)
-  if row_ids_B is None:
-    row_ids_B = np.arange(input_tokens_BxL.shape[0])
-  return _decode(
-    network,
-    sampler,
-    max_length,
-    samples,
-    params,
-    jnp.asarray(input_tokens_BxL),
-    rng,
-    jnp.asarray(row_ids_B),
-  )
+  if sampler.draws and not seeded:
+    raise InputError("sampling needs a seed: give rng, or set decode.Sampler.greedy = True")
 
 
 class _Loop(NamedTuple):
   position: jax.Array
-  tokens_BxSxT: jax.Array
-  log_probs_BxS: jax.Array
-  last_BxS: jax.Array
-  done_BxS: jax.Array
+  rows: Any
   state: State
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _decode(
-  network: nn.Module,
-  sampler: Sampler,
+class _Run(NamedTuple):
+  """What stays the same while a batch is decoded."""
+
+  network: nn.Module
+  search: Search
+  width: int
+  max_length: int
+  axes: tuple[decoding_state.Axes, ...]
+
+  @property
+  def rooms(self) -> list[int]:
+    return decoding_state.rooms(self.max_length)
+
+  def to_the_end(
+    self,
+    params: Params,
+    loop: _Loop,
+    shards: int,
+    progress: Callable[[int], object] | None,
+  ) -> list[np.ndarray]:
+    """Steps until all have finished; gives the texts of all inputs."""
+    found: list[np.ndarray] = []  # filled as inputs finish
+    places = np.arange(loop.rows.last_BxS.shape[0])  # of the inputs that are still in the loop
+    seen = np.zeros(len(places), np.int64)  # tokens that were reported
+    for before, room in zip([0, *self.rooms], self.rooms, strict=False):
+      if before:
+        loop = _grow(self.axes, room - before, loop)
+      loop, finished_B = _advance(self.network, self.search, self.axes, room, params, loop)
+      going = np.flatnonzero(~np.asarray(finished_B))
+      last = not len(going) or room == self.max_length
+      rows = len(places) if last else _fewer(len(places), len(going), shards)
+      if progress or last or rows < len(places):
+        parts = [np.asarray(x) for x in self.search.texts(loop.rows)]
+        found = found or [np.zeros_like(x) for x in parts]
+        for whole, part in zip(found, parts, strict=True):
+          whole[places] = part
+      if progress:
+        tokens = parts[2].sum(axis=1)
+        progress(int((tokens - seen[places]).sum()))
+        seen[places] = tokens
+      if last:
+        break
+      if rows < len(places):
+        kept = np.union1d(going, np.flatnonzero(np.asarray(finished_B))[: rows - len(going)])
+        places, loop = places[kept], _keep(self.axes, self.width, loop, jnp.asarray(kept))
+    return found
+
+
+def _fewer(rows: int, going: int, shards: int) -> int:
+  """How many rows go on: halves, so that compilations are few, and no fewer than `_LEAST`."""
+  while rows % (2 * shards) == 0 and rows // 2 >= max(going, _LEAST):
+    rows //= 2
+  return rows
+
+
+def _shards(inputs_BxL: jax.Array) -> int:
+  """Into how many parts the batch axis is split."""
+  return inputs_BxL.shape[0] // inputs_BxL.sharding.shard_shape(inputs_BxL.shape)[0]
+
+
+def _axes(
+  network: nn.Module, params: Params, inputs_BxL: jax.Array, width: int, max_length: int
+) -> tuple[decoding_state.Axes, ...]:
+  """The axes of the network's state; refuses, as the network does, what it cannot hold."""
+  B, L = inputs_BxL.shape
+  rows, samples, steps = decoding_state.probe(B, width, max_length)
+  other = jax.ShapeDtypeStruct((rows, L), inputs_BxL.dtype)
+  _, whole = _start.eval_shape(network, width, max_length, params, inputs_BxL)
+  _, probed = _start.eval_shape(network, samples, steps, params, other)
+  return decoding_state.axes(whole, probed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(
+  network: nn.Module, samples: int, room: int, params: Params, inputs_BxL: jax.Array
+) -> tuple[jax.Array, State]:
+  started: Any = network.apply(
+    {"params": params}, inputs_BxL, samples=samples, max_length=room, method="start"
+  )
+  return started
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _rows(
+  search: Search,
   max_length: int,
-  samples: int,
-  params: Params,
-  input_tokens_BxL: jax.Array,
+  pad_id: int,
+  last_BxS: jax.Array,
+  inputs_BxL: jax.Array,
   rng: jax.Array,
-  row_ids_B: jax.Array,
-) -> Decoded:
-  variables = {"params": params}
-  keys_BxS = _fold(_fold(rng, row_ids_B)[:, None], jnp.arange(samples))
-  first: Any = network.apply(
-    variables, input_tokens_BxL, samples=samples, max_length=max_length, method="start"
-  )
-  last_BxS, state = first
-  rows = last_BxS.shape
+  ids_B: jax.Array,
+) -> Any:
+  empty_B = jnp.all(inputs_BxL == pad_id, axis=-1)
+  keys_BxS = fold(fold(rng, ids_B)[:, None], jnp.arange(last_BxS.shape[1]))
+  return search.start(last_BxS, empty_B, keys_BxS, max_length)
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(5,))
+def _advance(
+  network: nn.Module,
+  search: Search,
+  axes: tuple[decoding_state.Axes, ...],
+  stop: int,
+  params: Params,
+  loop: _Loop,
+) -> tuple[_Loop, jax.Array]:
   def unfinished(loop: _Loop) -> jax.Array:
-    return (loop.position < max_length) & ~jnp.all(loop.done_BxS)
+    return (loop.position < stop) & ~jnp.all(search.finished(loop.rows))
 
-  def advance(loop: _Loop) -> _Loop:
-    stepped: Any = network.apply(variables, loop.last_BxS, loop.position, loop.state, method="step")
-    logits_BxSxV, state = stepped
-    if sampler.greedy:
-      chosen_BxS = jnp.argmax(logits_BxSxV, axis=-1)
-    else:
-      chosen_BxS = draw(logits_BxSxV, _fold(keys_BxS, loop.position), sampler)
-    chosen_BxS = jnp.where(loop.done_BxS, sampler.pad_id, chosen_BxS).astype(jnp.int32)
-    log_prob_BxS = jnp.take_along_axis(logits_BxSxV, chosen_BxS[..., None], axis=-1)[..., 0]
-    log_prob_BxS -= jax.nn.logsumexp(logits_BxSxV, axis=-1)
-    return _Loop(
-      loop.position + 1,
-      loop.tokens_BxSxT.at[:, :, loop.position].set(chosen_BxS),
-      loop.log_probs_BxS + jnp.where(loop.done_BxS, 0.0, log_prob_BxS),
-      chosen_BxS,
-      loop.done_BxS | (chosen_BxS == sampler.eos_id),
-      state,
+  def step(loop: _Loop) -> _Loop:
+    stepped: Any = network.apply(
+      {"params": params}, loop.rows.last_BxS, loop.position, loop.state, method="step"
     )
+    logits_BxSxV, state = stepped
+    rows, parents_BxS = search.advance(loop.rows, logits_BxSxV, loop.position)
+    if parents_BxS is not None:
+      state = decoding_state.reorder(state, axes, parents_BxS)
+    return _Loop(loop.position + 1, rows, state)
 
-  empty_B = jnp.all(input_tokens_BxL == sampler.pad_id, axis=-1)
-  start = _Loop(
-    jnp.zeros((), jnp.int32),
-    jnp.full((*rows, max_length), sampler.pad_id, jnp.int32),
-    jnp.zeros(rows, jnp.float32),
-    last_BxS,
-    jnp.broadcast_to(empty_B[:, None], rows),
-    state,
-  )
-  end = jax.lax.while_loop(unfinished, advance, start)
-  return Decoded(end.tokens_BxSxT, end.log_probs_BxS)
+  loop = jax.lax.while_loop(unfinished, step, loop)
+  return loop, search.finished(loop.rows)
 
 
-def _fold(keys: jax.Array, numbers: jax.Array) -> jax.Array:
-  """Keys with a number folded into each; both are broadcast."""
-  shape = jnp.broadcast_shapes(keys.shape, numbers.shape)
-  folded = jax.vmap(jax.random.fold_in)(
-    jnp.broadcast_to(keys, shape).ravel(), jnp.broadcast_to(numbers, shape).ravel()
-  )
-  return folded.reshape(shape)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _grow(axes: tuple[decoding_state.Axes, ...], by: int, loop: _Loop) -> _Loop:
+  return loop._replace(state=decoding_state.grow(loop.state, axes, by))
 
 
-def draw(
-  logits: Float[Array, "*rows V"], keys: Key[Array, "*rows"], sampler: Sampler
-) -> Int[Array, "*rows"]:
-  """Draws a token for each row, with its own key, by the Gumbel-max rule."""
-  vocab_size = logits.shape[-1]
-  logits = logits.astype(jnp.float32) / sampler.temperature
-  if not sampler.top_k and sampler.top_p == 1:
-    return jnp.argmax(logits + _gumbel(keys, vocab_size), axis=-1)
-  logits, tokens, kept = candidates(logits, top_k=sampler.top_k, top_p=sampler.top_p)
-  noisy = jnp.where(kept, logits + _gumbel(keys, logits.shape[-1]), -jnp.inf)
-  chosen = jnp.argmax(noisy, axis=-1)
-  return jnp.take_along_axis(tokens, chosen[..., None], axis=-1)[..., 0]
-
-
-def candidates(
-  logits: Float[Array, "*rows V"], *, top_k: int, top_p: float
-) -> tuple[Float[Array, "*rows N"], Int[Array, "*rows N"], Bool[Array, "*rows N"]]:
-  """The most probable tokens, best first, and which of them may be drawn.
-
-  Args:
-    logits: already divided by the temperature.
-    top_k: N; 0, or more than V, means V.
-    top_p: of the probability of these N tokens. The token that reaches it may still be drawn.
-
-  Returns:
-    Logits and ids of the N tokens, equal ones in order of id; true where a token may be drawn.
-
-  Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p), in that order as elsewhere.
-  """
-  logits, tokens = jax.lax.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
-  probabilities = jax.nn.softmax(logits, axis=-1)
-  reached = jnp.cumsum(probabilities, axis=-1) >= top_p
-  return logits, tokens, jnp.roll(~reached, 1, axis=-1).at[..., 0].set(True)
-
-
-def _gumbel(keys: jax.Array, count: int) -> jax.Array:
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, (count,)))(keys.ravel())
-  return noise.reshape(*keys.shape, count)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _keep(axes: tuple[decoding_state.Axes, ...], width: int, loop: _Loop, kept: jax.Array) -> _Loop:
+  rows = jax.tree.map(lambda x: jnp.take(x, kept, axis=0), loop.rows)
+  return _Loop(loop.position, rows, decoding_state.keep(loop.state, axes, width, kept))

@@ -73,7 +73,7 @@ SAMPLING = {"max_length": 9, "samples": 4, "rng": jax.random.key(7)}
 
 def test_greedy_takes_the_best_token_until_the_end():
   params = _params(end=2.0)
-  tokens, log_probs = _run(
+  tokens, log_probs, _ = _run(
     params, _inputs(2, 5, 8, 9), sampler=decode.Sampler(greedy=True), max_length=30
   )
   lengths = []
@@ -91,7 +91,7 @@ def test_greedy_takes_the_best_token_until_the_end():
 def test_samples_differ_end_with_pads_and_carry_their_log_probability():
   params = _params(end=1.0)
   sampler = decode.Sampler(temperature=1.5, top_k=7, top_p=0.9)
-  tokens, log_probs = _run(params, _inputs(2, 5), sampler=sampler, **SAMPLING)
+  tokens, log_probs, _ = _run(params, _inputs(2, 5), sampler=sampler, **SAMPLING)
   assert tokens.shape == (2, 4, 9)
   assert len({tuple(text) for text in np.asarray(tokens).reshape(8, 9).tolist()}) > 5
   lengths = set()
@@ -214,7 +214,7 @@ def test_it_stops_when_all_texts_have_ended():
       table = self.param("table", nn.initializers.normal(2.0), (V, V, V))
       return table[state[0], position % V], state
 
-  tokens, _ = decode.decode(
+  tokens, *_ = decode.decode(
     Counting(), params, _inputs(2, 5), sampler=decode.Sampler(greedy=True), max_length=500
   )
   jax.effects_barrier()
@@ -226,12 +226,12 @@ def test_it_stops_when_all_texts_have_ended():
 def test_one_compilation_serves_equal_networks_and_settings():
   params, sampler = _params(), {"top_k": 5, "top_p": 0.5}
   _run(params, _inputs(2, 5), sampler=decode.Sampler(**sampler), **SAMPLING)
-  before = decode._decode._cache_size()
+  before = decode._advance._cache_size()
   again = decode.decode(
     Chain(), params, _inputs(3, 9), sampler=decode.Sampler(**sampler), **SAMPLING
   )
   assert again.tokens_BxSxT.shape == (2, 4, 9)
-  assert decode._decode._cache_size() == before
+  assert decode._advance._cache_size() == before
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_cached_decoding_is_that_of_the_full_forward():
   """Greedy, without an end token: each step must repeat what teacher forcing says of its prefix."""
   arrays, params = _golden("t5_1_1")
   network, inputs = NETWORKS["t5_1_1"], arrays["encoder_input_tokens"]
-  tokens, log_probs = decode.decode(
+  tokens, log_probs, _ = decode.decode(
     network, params, inputs, sampler=decode.Sampler(greedy=True, eos_id=-1), max_length=135
   )
   shifted = jnp.pad(tokens[:, 0, :-1], ((0, 0), (1, 0)))

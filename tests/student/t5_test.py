@@ -116,7 +116,7 @@ def test_bfloat16_runs_finite_and_near_float32():
 def test_sampled_texts_have_the_log_probability_of_the_full_forward():
   _, inputs_BxL, _ = _case()
   params = nn.meta.unbox(_case()[0])
-  tokens, log_probs = decode.decode(
+  tokens, log_probs, _ = decode.decode(
     NETWORK,
     params,
     inputs_BxL,
