@@ -34,7 +34,22 @@ Retrieve = Callable[[Sequence[Question], int], Sequence[Sequence[Scored]]]
 Rerank = Callable[[Sequence[Question], Sequence[Sequence[Scored]]], Sequence[Sequence[Scored]]]
 """`rerank(questions, candidates)`: for each question its candidates again, best first."""
 
-Generate = Callable[[Sequence[str], int], Sequence[Sequence[str]]]
+
+class Written(NamedTuple):
+  """A text that a student wrote.
+
+  Attributes:
+    text: a rationale and an answer.
+    log_prob: of all its tokens and its end, natural, under the student itself.
+    tokens: how many these are.
+  """
+
+  text: str
+  log_prob: float
+  tokens: int
+
+
+Generate = Callable[[Sequence[str], int], Sequence[Sequence[str | Written]]]
 """`generate(prompts, samples)`: for each prompt that many texts, in the order they were drawn."""
 
 
@@ -68,8 +83,9 @@ def answer(
 
   Yields:
     `{"question_id", "passages": [ids in the prompt], "retrieved": [{"id", "score"}], "samples":
-    [{"rationale", "answer"}], "answer", "label"}`. What was retrieved stands in the order that was
-    used; an answer is the position of an option, or None where none is stated.
+    [{"rationale", "answer", "log_prob", "tokens"}], "answer", "label"}`. What was retrieved stands
+    in the order that was used; an answer is the position of an option, or None where none is
+    stated. A sample's score is there if `generate` gave one.
 
   Raises:
     InputError: a number that cannot be meant, or a reranker without a retriever. At the call.
@@ -105,19 +121,28 @@ def answer(
     for q, ranking, found, outputs in zip(chunk, rankings, shown, drawn, strict=True):
       if len(outputs) != samples:
         raise ValueError(f"generate gave {len(outputs)} samples for question {q.id!r}: {samples=}")
-      parsed = [prompts.parse(output, q.options) for output in outputs]
+      rows = [_sample(prompts, q, output) for output in outputs]
       yield {
         "question_id": q.id,
         "passages": [passage.id for passage in found],
         "retrieved": [{"id": s.passage.id, "score": float(s.score)} for s in ranking[:depth]],
-        "samples": [{"rationale": p.rationale, "answer": p.answer} for p in parsed],
-        "answer": vote([p.answer for p in parsed]),
+        "samples": rows,
+        "answer": vote([row["answer"] for row in rows]),
         "label": q.label,
       }
 
   remaining = iter(questions)
   chunks = iter(lambda: list(itertools.islice(remaining, batch)), [])
   return itertools.chain.from_iterable(map(answer_batch, chunks))
+
+
+def _sample(prompts: Prompts, question: Question, output: str | Written) -> dict[str, Any]:
+  text = output.text if isinstance(output, Written) else output
+  parsed = prompts.parse(text, question.options)
+  row: dict[str, Any] = {"rationale": parsed.rationale, "answer": parsed.answer}
+  if isinstance(output, Written):
+    row |= {"log_prob": round(output.log_prob, 4), "tokens": output.tokens}
+  return row
 
 
 def vote(answers: Sequence[int | None]) -> int | None:

@@ -28,8 +28,8 @@ from etils import epath
 from kard_jax import answer as answer_lib
 from kard_jax import questions as questions_lib
 from kard_jax import scorecard
-from kard_jax.answer import Generate, Rerank, Retrieve, Scored
-from kard_jax.core import checkpoints, decode, files
+from kard_jax.answer import Generate, Rerank, Retrieve, Scored, Written
+from kard_jax.core import checkpoints, decode, files, progress, streaming
 from kard_jax.core.objective import Params
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.provenance import Stage
@@ -89,7 +89,7 @@ def answer(
       candidates=candidates,
       passages=passages,
       samples=samples,
-      batch=512,  # questions retrieved and reranked at a time
+      batch=2048,  # questions retrieved, reranked and answered at a time
     )
   )
   files.write_jsonl(output, rows)
@@ -214,6 +214,7 @@ class Student:
     input_length: tokens of a prompt that are read; the rest is cut.
     target_length: tokens that are written at most.
     checkpoint: "best" or "latest".
+    buckets: lengths that prompts are padded to, see `streaming.write`; empty chooses them.
   """
 
   network: nn.Module
@@ -225,6 +226,7 @@ class Student:
   input_length: int = 512
   target_length: int = 256
   checkpoint: str = "best"
+  buckets: tuple[int, ...] = ()
 
   def __call__(self, stage: Stage, dataset: registry.Dataset) -> Generate:
     """Restores the parameters and returns what writes texts for prompts.
@@ -243,36 +245,32 @@ class Student:
       targets_1xT,
     )
     rng = jax.random.key(self.seed)
-    written = 0  # prompts so far: a prompt's place decides its draws, not its batch
+    begun = 0  # prompts so far: a prompt's place decides its draws, not its batch
 
-    def generate(prompts: Sequence[str], samples: int) -> list[list[str]]:
-      nonlocal written
-      texts: list[list[str]] = []
-      encoded_NxL = vocabularies.encode(dataset.vocabulary, prompts, self.input_length)
-      for start in range(0, len(prompts), self.batch_size):
-        some_BxL = encoded_NxL[start : start + self.batch_size]
-        padded_BxL = np.pad(some_BxL, ((0, self.batch_size - len(some_BxL)), (0, 0)))
-        rows = self.partitioner.rows(self.batch_size)
-        ids_B = np.arange(written + start, written + start + self.batch_size, dtype=np.int32)
-        batch = self.partitioner.put({"tokens": padded_BxL[rows], "ids": ids_B[rows]})
-        with self.partitioner.active():
-          decoded = decode.decode(
-            self.network,
-            params,
-            batch["tokens"],
-            sampler=self.sampler,
-            max_length=self.target_length,
-            samples=samples,
-            rng=rng,
-            row_ids_B=batch["ids"],
-          )
-        tokens_NxT = np.asarray(decoded.tokens_BxSxT)[: len(some_BxL)].reshape(
-          -1, self.target_length
+    def generate(prompts: Sequence[str], samples: int) -> list[list[Written]]:
+      nonlocal begun
+      with progress.texts(len(prompts)) as advance:
+        decoded = streaming.write(
+          self.network,
+          params,
+          vocabularies.encode(dataset.vocabulary, prompts, self.input_length),
+          sampler=self.sampler,
+          max_length=self.target_length,
+          samples=samples,
+          rng=rng,
+          row_ids_N=np.arange(begun, begun + len(prompts), dtype=np.int32),
+          batch_size=self.batch_size,
+          lengths=self.buckets,
+          partitioner=self.partitioner,
+          progress=advance,
         )
-        flat = vocabularies.decode(dataset.vocabulary, tokens_NxT.tolist())
-        texts += [flat[at : at + samples] for at in range(0, len(flat), samples)]
-      written += len(prompts)
-      return texts
+      begun += len(prompts)
+      flat = decoded.tokens_BxSxT.reshape(-1, self.target_length)
+      texts = vocabularies.decode(dataset.vocabulary, flat.tolist())
+      scores = decoded.log_probs_BxS.ravel().tolist()
+      lengths = decoded.lengths_BxS.ravel().tolist()
+      written = list(map(Written, texts, scores, lengths))
+      return [written[at : at + samples] for at in range(0, len(written), samples)]
 
     return generate
 

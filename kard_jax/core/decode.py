@@ -203,7 +203,7 @@ class _Run(NamedTuple):
       loop, finished_B = _advance(self.network, self.search, self.axes, room, params, loop)
       going = np.flatnonzero(~np.asarray(finished_B))
       last = not len(going) or room == self.max_length
-      rows = len(places) if last else _fewer(len(places), len(going), shards)
+      rows = len(places) if last else fewer(len(places), len(going), shards)
       if progress or last or rows < len(places):
         parts = [np.asarray(x) for x in self.search.texts(loop.rows)]
         found = found or [np.zeros_like(x) for x in parts]
@@ -221,8 +221,11 @@ class _Run(NamedTuple):
     return found
 
 
-def _fewer(rows: int, going: int, shards: int) -> int:
-  """How many rows go on: halves, so that compilations are few, and no fewer than `_LEAST`."""
+def fewer(rows: int, going: int, shards: int) -> int:
+  """How many rows hold those that go on.
+
+  The number is halved again and again, so that compilations are few, but is not below 8.
+  """
   while rows % (2 * shards) == 0 and rows // 2 >= max(going, _LEAST):
     rows //= 2
   return rows

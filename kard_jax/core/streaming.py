@@ -1,0 +1,150 @@
+"""Writing text for thousands of inputs: sorted by length, a batch at a time, given back in order.
+
+Short inputs stand in batches of short ones, so that a long passage slows no others; batches have
+one of a few lengths and numbers of rows, so that compilations stay few. What is written does not
+depend on any of this: an input's id decides its draws (see `sampling`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Int, Key
+
+from kard_jax.core import decode as decode_lib
+from kard_jax.core.decode import Decoded, Sampler
+from kard_jax.core.objective import Params
+from kard_jax.core.partitioning import Partitioner
+
+_SHORTEST = 64  # tokens: what is shorter is not much quicker
+
+
+class Batch(NamedTuple):
+  """A part of the inputs.
+
+  Attributes:
+    places: which inputs.
+    rows: of the array that is decoded; those beyond `places` are empty.
+    length: of each row, in tokens.
+  """
+
+  places: Int[np.ndarray, " n"]
+  rows: int
+  length: int
+
+
+def buckets(longest: int) -> tuple[int, ...]:
+  """The default lengths of batches: halves of the longest, and three quarters between them."""
+  found, length = [longest], longest
+  while length > _SHORTEST:
+    found += [-(-length * 3 // 4), -(-length // 2)] if length <= 512 else [-(-length // 2)]
+    length = -(-length // 2)
+  return tuple(sorted(found))
+
+
+def batches(
+  lengths_N: Int[np.ndarray, " N"], *, size: int, buckets: Sequence[int], shards: int = 1
+) -> list[Batch]:
+  """Which inputs are decoded together: those of like length, the longest first.
+
+  Args:
+    lengths_N: of the inputs, in tokens, none longer than the last bucket.
+    size: inputs in a batch.
+    buckets: the lengths that a batch may have, ascending.
+    shards: number of rows must be a multiple of this.
+  """
+  order = np.argsort(-lengths_N, kind="stable")
+  found = []
+  for start in range(0, len(order), size):
+    places = order[start : start + size]
+    length = buckets[int(np.searchsorted(buckets, lengths_N[places[0]]))]
+    found.append(Batch(places, decode_lib.fewer(size, len(places), shards), int(length)))
+  return found
+
+
+def write(
+  network: nn.Module,
+  params: Params,
+  input_tokens_NxL: Int[np.ndarray, "N L"],
+  *,
+  sampler: Sampler,
+  max_length: int,
+  samples: int = 1,
+  rng: Key[jax.Array, ""] | None = None,
+  row_ids_N: Int[np.ndarray, " N"] | None = None,
+  batch_size: int = 64,
+  lengths: Sequence[int] = (),
+  partitioner: Partitioner | None = None,
+  progress: Callable[[int, int], object] | None = None,
+) -> Decoded:
+  """Writes `samples` texts for each of any number of inputs.
+
+  Args:
+    network: see `decode.decode`.
+    params: unboxed, in the partitioner's shardings.
+    input_tokens_NxL: padded at the end with `network.pad_id`.
+    sampler: how each token is chosen.
+    max_length: T, most tokens of a text, its end included.
+    samples: S, texts for each input.
+    rng: the seed; needed for draws.
+    row_ids_N: what tells inputs apart; by default their places.
+    batch_size: inputs decoded together.
+    lengths: the lengths that batches may have; by default `buckets(L)`. L is always one of them.
+    partitioner: the mesh, whose batch axis must divide `batch_size`.
+    progress: called now and then with how many more inputs are done and how many more tokens were
+      written.
+
+  Returns:
+    texts in the order of the inputs.
+
+  Raises:
+    InputError: see `decode.decode`.
+  """
+  decode_lib.check(sampler, max_length=max_length, samples=samples, seeded=rng is not None)
+  N, L = input_tokens_NxL.shape
+  pad_id = getattr(network, "pad_id", sampler.pad_id)
+  ids_N = np.arange(N, dtype=np.int32) if row_ids_N is None else row_ids_N
+  real_NxL = input_tokens_NxL != pad_id
+  lengths_N = np.max(np.where(real_NxL, np.arange(1, L + 1), 0), axis=1, initial=0)
+  sizes = sorted({length for length in lengths or buckets(L) if 0 < length < L} | {L})
+  shards = 1
+  if partitioner is not None:
+    partitioner.rows(batch_size)  # refuses what cannot be split
+    shards = batch_size // partitioner.batch_sharding.shard_shape((batch_size,))[0]
+  found = Decoded(
+    np.full((N, samples, max_length), sampler.pad_id, np.int32),
+    np.zeros((N, samples), np.float32),
+    np.zeros((N, samples), np.int32),
+  )
+  for batch in batches(lengths_N, size=batch_size, buckets=sizes, shards=shards):
+    padded_BxL = np.full((batch.rows, batch.length), pad_id, np.int32)
+    padded_BxL[: len(batch.places)] = input_tokens_NxL[batch.places, : batch.length]
+    ids_B = np.zeros(batch.rows, np.int32)
+    ids_B[: len(batch.places)] = ids_N[batch.places]
+    inputs: dict[str, Any] = {"tokens": padded_BxL, "ids": ids_B}
+    if partitioner is not None:
+      rows = partitioner.rows(batch.rows)
+      inputs = partitioner.put({name: array[rows] for name, array in inputs.items()})
+    with partitioner.active() if partitioner is not None else contextlib.nullcontext():
+      decoded = decode_lib.decode(
+        network,
+        params,
+        inputs["tokens"],
+        sampler=sampler,
+        max_length=max_length,
+        samples=samples,
+        rng=rng,
+        row_ids_B=inputs["ids"],
+        progress=functools.partial(progress, 0) if progress else None,
+      )
+    for whole, part in zip(found, decoded, strict=True):
+      whole[batch.places] = part[: len(batch.places)]
+    if progress:
+      progress(len(batch.places), 0)
+  return found

@@ -1,0 +1,111 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from kard_jax.core import decode, partitioning, streaming
+from kard_jax.core.files import InputError
+from tests.core import decode_test
+from tests.core.decode_test import Chain
+
+SETTINGS = {
+  "sampler": decode.Sampler(top_k=8, top_p=0.95),
+  "max_length": 12,
+  "samples": 3,
+  "rng": jax.random.key(3),
+}
+
+
+def _inputs(seed, count, longest):
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(1, decode_test.V, (count, longest)).astype(np.int32)
+  lengths = rng.integers(1, longest + 1, count)
+  return np.where(np.arange(longest) < lengths[:, None], tokens, 0), lengths
+
+
+def test_batches_hold_every_input_once_among_its_like():
+  lengths = np.random.default_rng(0).integers(1, 513, 1000)
+  sizes = streaming.buckets(512)
+  found = streaming.batches(lengths, size=64, buckets=sizes)
+  assert sorted(np.concatenate([batch.places for batch in found])) == list(range(1000))
+  for batch in found:
+    assert lengths[batch.places].max() <= batch.length
+    assert len(batch.places) <= batch.rows
+  shapes = {(batch.rows, batch.length) for batch in found}
+  assert len(shapes) <= len(sizes) + 1
+  padded = sum(batch.rows * batch.length for batch in found)
+  assert padded < 1.4 * lengths.sum()
+  assert lengths.sum() < 0.6 * 1000 * 512  # what padding all to one length would cost
+  assert found[-1].rows == 64
+  few = streaming.batches(lengths[:9], size=64, buckets=sizes)
+  assert [batch.rows for batch in few] == [16]
+  assert [b.rows for b in streaming.batches(lengths[:9], size=64, buckets=sizes, shards=8)] == [16]
+  assert [b.rows for b in streaming.batches(lengths[:1], size=6, buckets=sizes)] == [6]
+
+
+@pytest.mark.parametrize("longest", [1, 48, 64, 100, 512, 2048])
+def test_buckets_end_with_the_longest(longest):
+  found = streaming.buckets(longest)
+  assert found[-1] == longest
+  assert list(found) == sorted(set(found))
+  assert len(found) < 12
+
+
+def test_batches_and_buckets_do_not_change_what_is_written():
+  inputs, _ = _inputs(1, 37, 20)
+  params = decode_test._params(end=0.5)
+  write = functools.partial(streaming.write, Chain(), params, inputs, **SETTINGS)
+  reports = []
+  want = write(batch_size=37, lengths=(20,))
+  got = write(batch_size=8, lengths=(5, 10), progress=lambda *counts: reports.append(counts))
+  for one, other in zip(got, want, strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert len(np.unique(want.lengths_BxS)) > 3
+  done, tokens = np.sum(reports, axis=0)
+  assert (done, tokens) == (37, want.lengths_BxS.sum())
+  # Draws belong to ids, not to places.
+  order = np.random.default_rng(2).permutation(37)
+  again = streaming.write(
+    Chain(), params, inputs[order], row_ids_N=order.astype(np.int32), batch_size=16, **SETTINGS
+  )
+  np.testing.assert_array_equal(again.tokens_BxSxT, want.tokens_BxSxT[order])
+
+
+def test_inputs_that_have_ended_leave_the_batch():
+  rows = []
+
+  class Counting(Chain):
+    def step(self, tokens_BxS, position, state):
+      rows.append(tokens_BxS.shape[0])  # while it is traced: once a shape
+      return super().step(tokens_BxS, position, state)
+
+  params = decode_test._params(seed=4, end=-1.0)
+  inputs, _ = _inputs(5, 32, 3)
+  settings = SETTINGS | {"max_length": 150, "samples": 1}
+  write = functools.partial(decode.decode, params=params, **settings)
+  got = write(Counting(), input_tokens_BxL=inputs)
+  assert set(rows) >= {32, 8}
+  assert np.median(got.lengths_BxS) < 32 < 128 < got.lengths_BxS.max()
+  for row in (0, 7, 31):
+    alone = write(Chain(), input_tokens_BxL=inputs[row : row + 1], row_ids_B=np.array([row]))
+    np.testing.assert_array_equal(got.tokens_BxSxT[row], alone.tokens_BxSxT[0])
+    np.testing.assert_allclose(got.log_probs_BxS[row], alone.log_probs_BxS[0], rtol=1e-5)
+
+
+def test_a_batch_is_split_over_the_mesh():
+  inputs, _ = _inputs(6, 21, 9)
+  params = decode_test._params(end=0.5)
+  partitioner = partitioning.Partitioner(
+    axes={"data": 4, "model": 2}, rules=[("batch", "data"), ("vocab", "model")]
+  )
+  write = functools.partial(streaming.write, Chain(), params, inputs, **SETTINGS)
+  want, got = write(), write(batch_size=16, partitioner=partitioner)
+  np.testing.assert_array_equal(got.tokens_BxSxT, want.tokens_BxSxT)
+  with pytest.raises(InputError, match="BATCH_SIZE = 6"):
+    write(batch_size=6, partitioner=partitioner)
+
+
+def test_nothing_is_written_for_nothing():
+  found = streaming.write(Chain(), decode_test._params(), np.zeros((0, 4), np.int32), **SETTINGS)
+  assert found.tokens_BxSxT.shape == (0, 3, 12)
