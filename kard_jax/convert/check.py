@@ -29,7 +29,7 @@ class Report:
 
   Attributes:
     parameters: how many.
-    logits: how many were compared.
+    logits: how many were compared; of an encoder alone, elements of its output.
     largest: the largest absolute logit of transformers.
     absolute: the largest difference.
     prompts: how many were continued greedily.
@@ -89,16 +89,22 @@ def check(source: PathLike, *, prompts: int = 4, seed: int = 0) -> Report:
   found = Source(source)
   network = huggingface.network(found.folder)
   params = huggingface.load(found.folder, network)
-  family = huggingface.FAMILIES[found.config.model_type]
-  kind = "AutoModelForSeq2SeqLM" if family.INPUTS == 2 else "AutoModelForCausalLM"
+  if network.pad_id < 0:  # type: ignore[attr-defined]
+    network = network.clone(pad_id=0)  # some token to pad prompts with; none of them holds it
+  writes = hasattr(network, "start")  # an encoder alone does not
+  encodes = writes and huggingface.family_of(network).INPUTS == 2
+  kind = "ForSeq2SeqLM" if encodes else "ForCausalLM" if writes else ""
   transformers.utils.logging.set_verbosity_error()
   transformers.utils.logging.disable_progress_bar()
-  model = getattr(transformers, kind).from_pretrained(found.folder, dtype=torch.float32)
-  pair = _Pair(network, params, model.eval(), family.INPUTS == 2, torch, transformers)
+  model = getattr(transformers, f"AutoModel{kind}").from_pretrained(
+    found.folder, dtype=torch.float32
+  )
+  pair = _Pair(network, params, model.eval(), encodes, torch, transformers)
   rng = np.random.default_rng(seed)
   vocab_size, length = int(network.vocab_size), min(160, _longest(network))  # type: ignore[attr-defined]
   ours, theirs = pair.logits(rng, vocab_size, length)
   tokens = max(1, min(16, length // 2))
+  prompts = prompts if writes else 0
   outcomes = list(pair.outcomes(rng, vocab_size, min(24, length - tokens), tokens, prompts))
   return Report(
     parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -152,7 +158,7 @@ class _Pair:
     inputs = {"input_ids": padded_BxL, "attention_mask": real_BxL.astype(np.int64)}
     if self.encodes:
       targets_BxT = self._tokens(rng, (_ROWS, length), vocab_size)
-      targets_BxT[:, 0] = self._start
+      targets_BxT[:, 0] = self._pad
       ours: Any = apply({"params": self.params}, padded_BxL, targets_BxT)
       theirs = self._forward(**inputs, decoder_input_ids=targets_BxT)
       return np.asarray(ours), theirs
@@ -183,7 +189,7 @@ class _Pair:
       max_new_tokens=len(ours),
       use_cache=False,  # its cache has as many layers as the encoder, however deep the decoder is
       pad_token_id=self._pad,
-      decoder_start_token_id=self._start if self.encodes else None,
+      decoder_start_token_id=self._pad if self.encodes else None,
     )
     self.model.generation_config = settings
     ids = self.torch.tensor(prompt[None].astype(np.int64))
@@ -196,7 +202,7 @@ class _Pair:
       return "same"
     at = differs[0]
     if self.encodes:
-      prefix = np.concatenate([[self._start], theirs[:at]])[None]
+      prefix = np.concatenate([[self._pad], theirs[:at]])[None]
       logits = self._forward(input_ids=prompt[None], decoder_input_ids=prefix)[0, -1]
     else:
       logits = self._forward(input_ids=np.concatenate([prompt, theirs[:at]])[None])[0, -1]
@@ -206,7 +212,8 @@ class _Pair:
   def _forward(self, **arrays: np.ndarray) -> np.ndarray:
     with self.torch.no_grad():
       tensors = {k: self.torch.tensor(v.astype(np.int64)) for k, v in arrays.items()}
-      return self.model(**tensors).logits.numpy()
+      output = self.model(**tensors)
+    return (output.logits if "logits" in output else output.last_hidden_state).numpy()
 
   def _tokens(
     self, rng: np.random.Generator, shape: tuple[int, ...], vocab_size: int
@@ -219,9 +226,4 @@ class _Pair:
 
   @property
   def _pad(self) -> int:
-    pad = int(getattr(self.network, "pad_id", 0))
-    return max(pad, 0)
-
-  @property
-  def _start(self) -> int:
-    return int(getattr(self.network, "start_id", self._pad))
+    return int(self.network.pad_id)  # type: ignore[attr-defined]
