@@ -8,7 +8,7 @@ import pytest
 from kard_jax.core import train as loop
 from kard_jax.core.optimizers import AdamW, Schedule
 from kard_jax.core.partitioning import Partitioner
-from kard_jax.reranker.network import LateInteraction
+from kard_jax.reranker.network import LateInteraction, T5Encoder
 from kard_jax.reranker.objective import ListwiseKL
 from kard_jax.student.objective import TokenCrossEntropy
 from kard_jax.student.t5 import T5
@@ -28,12 +28,7 @@ STUDENT = TokenCrossEntropy(
 )
 RERANKER = ListwiseKL(
   LateInteraction(
-    vocab_size=64,
-    embed_dim=16,
-    num_layers=1,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
+    T5Encoder(vocab_size=64, embed_dim=16, num_layers=1, num_heads=2, head_dim=8, mlp_dim=32),
     projection_dim=8,
   )
 )
@@ -108,7 +103,9 @@ def test_eight_devices_train_to_the_loss_of_one(tmp_path, objective, make):
   _, one = train(tmp_path / "one", objective, make, 1, 1)
   run, eight = train(tmp_path / "eight", objective, make, 4, 2)
   assert len(np.unique(one)) == 7  # it does train
-  table = run.state.params["token_embedder"]["embedding"]
+  params = run.state.params
+  owner = params if "token_embedder" in params else params["encoder"]  # the reranker's encoder
+  table = owner["token_embedder"]["embedding"]
   assert table.sharding.num_devices == 8
   assert table.addressable_shards[0].data.shape == (32, 16)  # the vocabulary over "model"
   np.testing.assert_allclose(eight, one, rtol=1e-5)
