@@ -17,7 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from kard_jax.convert import bert, gpt2, llama, opt, t5, tables, tensors, vocabulary, writing
+from kard_jax.convert import (
+  bert,
+  gpt2,
+  llama,
+  opt,
+  rerankers,
+  t5,
+  tables,
+  tensors,
+  vocabulary,
+  writing,
+)
 from kard_jax.convert.source import CONFIG, Source
 from kard_jax.core import files
 from kard_jax.core.files import InputError, PathLike
@@ -53,18 +64,24 @@ def network(source: PathLike, **overrides: Any) -> nn.Module:
   return family.NETWORK(**_settings(family, found) | overrides)
 
 
+def _described(source: PathLike) -> nn.Module:
+  return network(source)
+
+
 def load(source: PathLike, network: nn.Module, partitioner: Partitioner | None = None) -> Params:
   """A model's parameters: unboxed, float32, each already where the mesh wants it.
 
   Args:
     source: a folder, or a name on the Hub.
-    network: from `network`, or an equal one from gin.
+    network: from `network`, or an equal one from gin; or a reranker, whose encoder is read.
     partitioner: mesh and rules; None puts all on the first device.
 
   Raises:
     InputError: the files are not whole or hold other tensors than the network's parameters, or
       the network or the tokenizer does not fit config.json.
   """
+  if rerankers.is_reranker(network):
+    return rerankers.load(source, network, partitioner, _described, load)
   found = Source(source)
   family = _family(found)
   _check_settings(network, _settings(family, found), f"{found.config.file}")

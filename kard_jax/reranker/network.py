@@ -249,7 +249,6 @@ class CrossEncoder(nn.Module):
     """Token ids are below this."""
     return self.encoder.vocab_size
 
-  @nn.compact
   def __call__(
     self,
     query_tokens_BxL: Int[Array, "B L"],
@@ -266,10 +265,28 @@ class CrossEncoder(nn.Module):
     """
     if self.pool not in ("first", "mean"):
       raise InputError(f'network.CrossEncoder.pool = {self.pool!r}: use "mean" or "first"')
-    pad_id = self.encoder.pad_id
     tokens_NxS, segments_NxS = _joined(
-      query_tokens_BxL, passage_tokens_BxCxM[..., self.passage_start :], pad_id
+      query_tokens_BxL, passage_tokens_BxCxM[..., self.passage_start :], self.encoder.pad_id
     )
+    scores_N = self.score_pairs(tokens_NxS, segments_NxS, deterministic=deterministic)
+    scores_BxC = scores_N.reshape(passage_tokens_BxCxM.shape[:2])
+    return nn.with_logical_constraint(scores_BxC, ("batch", None))
+
+  @nn.compact
+  def score_pairs(
+    self,
+    tokens_NxS: Int[Array, "N S"],
+    segments_NxS: Int[Array, "N S"],
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, " N"]:
+    """Scores of pairs that are joined already.
+
+    Args:
+      tokens_NxS: a question's tokens, then its passage's without the first `passage_start`.
+      segments_NxS: 0 at the question's tokens, 1 at the passage's.
+      deterministic: no dropout.
+    """
     given: Any = segments_NxS
     if not self.encoder.num_segments:
       # "relpos_buckets" is a small axis that no rule splits
@@ -280,9 +297,8 @@ class CrossEncoder(nn.Module):
     encoded_NxSxD = self.encoder(
       tokens_NxS, given, first_only=first_only, deterministic=deterministic
     )
-    pooled_NxD = _pooled(encoded_NxSxD.astype(jnp.float32), tokens_NxS != pad_id, first_only)
-    scores_BxC = self._head(pooled_NxD).reshape(passage_tokens_BxCxM.shape[:2])
-    return nn.with_logical_constraint(scores_BxC, ("batch", None))
+    mask_NxS = tokens_NxS != self.encoder.pad_id
+    return self._head(_pooled(encoded_NxSxD.astype(jnp.float32), mask_NxS, first_only))
 
   @property
   def _width(self) -> int:

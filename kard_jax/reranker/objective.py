@@ -8,7 +8,7 @@ loss is KL(Q || P), averaged over lists.
 from __future__ import annotations
 
 import dataclasses
-import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from kard_jax.core.files import InputError
 from kard_jax.core.objective import Batch, Loss, Mean, Params
+from kard_jax.core.train import Batches
+from kard_jax.reranker import temperature
+from kard_jax.reranker.temperature import Schedule
+
+Tau = float | Float[Array | np.ndarray, " B"]
 
 _LOWEST = -1e30  # of a logarithm; finite, also when a list's worth of them is summed
 
@@ -28,8 +32,8 @@ def listwise_kl(
   rationale_scores_BxC: Float[Array | np.ndarray, "B C"],
   mask_BxC: Bool[Array | np.ndarray, "B C"],
   *,
-  tau: float,
-  rationale_tau: float,
+  tau: Tau,
+  rationale_tau: Tau,
 ) -> Float[Array, " B"]:
   """KL(Q || P) of each list, for softmaxes Q of rationale scores and P of the network's scores.
 
@@ -40,7 +44,7 @@ def listwise_kl(
     scores_BxC: the network's scores.
     rationale_scores_BxC: BM25 scores with the rationale as the query.
     mask_BxC: true for real candidates, false for padding.
-    tau: temperature of P (the paper's tau_2).
+    tau: temperature of P (the paper's tau_2); an array has one for each list, and is not checked.
     rationale_tau: temperature of Q (the paper's tau_1); small is a sharp target.
 
   Returns:
@@ -49,8 +53,8 @@ def listwise_kl(
   Raises:
     InputError: a temperature is not a positive number.
   """
-  _check_temperature("ListwiseKL.tau", tau)
-  _check_temperature("ListwiseKL.rationale_tau", rationale_tau)
+  _check("ListwiseKL.tau", tau)
+  _check("ListwiseKL.rationale_tau", rationale_tau)
   log_q_BxC = _log_softmax(rationale_scores_BxC, mask_BxC, rationale_tau)
   log_p_BxC = _log_softmax(scores_BxC, mask_BxC, tau)
   return _cross(jnp.exp(log_q_BxC), log_q_BxC - log_p_BxC, mask_BxC)
@@ -61,7 +65,7 @@ def top_cross_entropy(
   rationale_scores_BxC: Float[Array | np.ndarray, "B C"],
   mask_BxC: Bool[Array | np.ndarray, "B C"],
   *,
-  tau: float,
+  tau: Tau,
 ) -> Float[Array, " B"]:
   """Cross-entropy of each list to the rationale's top candidate: KL as `rationale_tau` nears zero.
 
@@ -79,7 +83,7 @@ def top_cross_entropy(
   Raises:
     InputError: the temperature is not a positive number.
   """
-  _check_temperature("TopCrossEntropy.tau", tau)
+  _check("TopCrossEntropy.tau", tau)
   top_BxC = _is_top(rationale_scores_BxC, mask_BxC).astype(jnp.float32)
   target_BxC = top_BxC / jnp.maximum(top_BxC.sum(-1, keepdims=True), 1.0)
   return _cross(target_BxC, -_log_softmax(scores_BxC, mask_BxC, tau), mask_BxC)
@@ -110,17 +114,22 @@ class ListwiseKL:
 
   Attributes:
     network: scores candidates: `reranker.network.LateInteraction` or `CrossEncoder`.
-    tau: temperature of the model's distribution P.
-    rationale_tau: temperature of the target Q, in units of BM25 scores.
+    tau: temperature of the model's distribution P, or a schedule of it.
+    rationale_tau: temperature of the target Q, in units of BM25 scores, or a schedule of it.
   """
 
   network: nn.Module
-  tau: float = 1.0
-  rationale_tau: float = 1.0
+  tau: float | Schedule = 1.0
+  rationale_tau: float | Schedule = 1.0
 
   def __post_init__(self) -> None:
-    _check_temperature("ListwiseKL.tau", self.tau)
-    _check_temperature("ListwiseKL.rationale_tau", self.rationale_tau)
+    temperature.check("objective.ListwiseKL.tau", self.tau)
+    temperature.check("objective.ListwiseKL.rationale_tau", self.rationale_tau)
+
+  @property
+  def temperatures(self) -> dict[str, float | Schedule]:
+    """By the names under which `Scheduled` puts them into batches."""
+    return {"tau": self.tau, "rationale_tau": self.rationale_tau}
 
   def init(self, rng: jax.Array, batch: Batch) -> Params:
     """Fresh parameters, boxed with their logical axis names."""
@@ -129,10 +138,9 @@ class ListwiseKL:
   def loss(self, params: Params, batch: Batch, rng: jax.Array | None) -> Loss:
     """KL summed over lists; metrics `kl`, `hit@1` and `target_entropy` (of Q, KL's yardstick)."""
     scores_BxC, target_BxC, mask_BxC = _score(self.network, params, batch, rng)
-    kl_B = listwise_kl(
-      scores_BxC, target_BxC, mask_BxC, tau=self.tau, rationale_tau=self.rationale_tau
-    )
-    log_q_BxC = _log_softmax(target_BxC, mask_BxC, self.rationale_tau)
+    taus = _temperatures(self.temperatures, batch)
+    kl_B = listwise_kl(scores_BxC, target_BxC, mask_BxC, **taus)
+    log_q_BxC = _log_softmax(target_BxC, mask_BxC, taus["rationale_tau"])
     entropy_B = _cross(jnp.exp(log_q_BxC), -log_q_BxC, mask_BxC)
     hit_B = hit_at_1(scores_BxC, target_BxC, mask_BxC)
     return _loss(kl_B, mask_BxC, {"kl": kl_B, "hit@1": hit_B, "target_entropy": entropy_B})
@@ -144,14 +152,19 @@ class TopCrossEntropy:
 
   Attributes:
     network: scores candidates.
-    tau: temperature of the model's distribution P.
+    tau: temperature of the model's distribution P, or a schedule of it.
   """
 
   network: nn.Module
-  tau: float = 1.0
+  tau: float | Schedule = 1.0
 
   def __post_init__(self) -> None:
-    _check_temperature("TopCrossEntropy.tau", self.tau)
+    temperature.check("objective.TopCrossEntropy.tau", self.tau)
+
+  @property
+  def temperatures(self) -> dict[str, float | Schedule]:
+    """By the names under which `Scheduled` puts them into batches."""
+    return {"tau": self.tau}
 
   def init(self, rng: jax.Array, batch: Batch) -> Params:
     """Fresh parameters, boxed with their logical axis names."""
@@ -160,9 +173,55 @@ class TopCrossEntropy:
   def loss(self, params: Params, batch: Batch, rng: jax.Array | None) -> Loss:
     """Cross-entropy summed over lists; metrics `cross_entropy` and `hit@1`."""
     scores_BxC, target_BxC, mask_BxC = _score(self.network, params, batch, rng)
-    cross_entropy_B = top_cross_entropy(scores_BxC, target_BxC, mask_BxC, tau=self.tau)
+    taus = _temperatures(self.temperatures, batch)
+    cross_entropy_B = top_cross_entropy(scores_BxC, target_BxC, mask_BxC, **taus)
     hit_B = hit_at_1(scores_BxC, target_BxC, mask_BxC)
     return _loss(cross_entropy_B, mask_BxC, {"cross_entropy": cross_entropy_B, "hit@1": hit_B})
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+  """Batches with the temperatures of their step, one for each list: `tau [B]` and the like.
+
+  A batch stays a pure function of its step, so that a run that goes on finds the temperatures that
+  it would have had. Batches without them (evaluation's) are taken at the schedules' ends.
+
+  Attributes:
+    batches: training batches by step.
+    temperatures: of the objective.
+  """
+
+  batches: Batches
+  temperatures: Mapping[str, float | Schedule]
+
+  @property
+  def batch_size(self) -> int:
+    """Lists a step, over all processes."""
+    return self.batches.batch_size
+
+  def __call__(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+    """Some rows of the batch of a step; all of them by default."""
+    batch = dict(self.batches(step, rows))
+    shape = len(next(iter(batch.values())))
+    for name, value in self.temperatures.items():
+      batch[name] = np.full(shape, temperature.at(value, step), np.float32)
+    return batch
+
+  def names(self, step: int) -> Sequence[str]:
+    """The ids of the lists in the batch of a step."""
+    return self.batches.names(step)
+
+
+def scheduled(objective: Any, batches: Batches) -> Batches:
+  """The batches that an objective trains on: with temperatures, where it has a schedule."""
+  temperatures = getattr(objective, "temperatures", {})
+  if any(isinstance(value, Schedule) for value in temperatures.values()):
+    return Scheduled(batches, temperatures)
+  return batches
+
+
+def _temperatures(mine: Mapping[str, float | Schedule], batch: Batch) -> dict[str, Any]:
+  return {name: batch.get(name, temperature.at_last(value)) for name, value in mine.items()}
 
 
 def _init(network: nn.Module, rng: jax.Array, batch: Batch) -> Params:
@@ -195,7 +254,7 @@ def _loss(loss_B: jax.Array, mask_BxC: jax.Array, metrics_B: dict[str, jax.Array
 
 
 def _log_softmax(
-  scores_BxC: Array | np.ndarray, mask_BxC: Array | np.ndarray, tau: float
+  scores_BxC: Array | np.ndarray, mask_BxC: Array | np.ndarray, tau: Any
 ) -> jax.Array:
   """log softmax(scores / tau) where the mask is true; elsewhere finite and without meaning."""
   # What would be infinite is replaced before it is used: the gradient of `where` multiplies the
@@ -204,6 +263,7 @@ def _log_softmax(
   best_B = jnp.max(scores_BxC, axis=-1, keepdims=True, where=mask_BxC, initial=-jnp.inf)
   any_B = mask_BxC.any(-1, keepdims=True)
   best_B = jax.lax.stop_gradient(jnp.where(any_B, best_B, 0.0))
+  tau = tau[:, None] if getattr(tau, "ndim", 0) else tau
   z_BxC = jnp.where(mask_BxC, (scores_BxC - best_B) / tau, 0.0)
   z_BxC = jnp.maximum(z_BxC, _LOWEST)  # a share of zero times it stays zero
   sum_B = jnp.sum(jnp.exp(z_BxC), axis=-1, keepdims=True, where=mask_BxC)
@@ -221,10 +281,6 @@ def _is_top(scores_BxC: Array | np.ndarray, mask_BxC: Array | np.ndarray) -> jax
   return jnp.logical_and(mask_BxC, scores_BxC == scores_BxC.max(-1, keepdims=True))
 
 
-def _check_temperature(name: str, value: float) -> None:
-  smallest = float(np.finfo(np.float32).tiny)  # below it, the division is by zero on some devices
-  if isinstance(value, numbers.Real) and smallest <= value < float("inf"):
-    return
-  raise InputError(
-    f"objective.{name} = {value!r}: a temperature is a positive number; set it above 0 in gin"
-  )
+def _check(name: str, tau: Any) -> None:
+  if not getattr(tau, "ndim", 0):
+    temperature.check(f"objective.{name}", tau)

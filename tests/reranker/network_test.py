@@ -349,3 +349,29 @@ def test_late_interaction_learns_relations_and_copes_with_unseen_names():
     params, state = step(params, state, closed_world(rng, 32, pairs[:600]))
   after = hit_at_1(params)
   assert before < 0.5 < 0.95 < after, (before, after)
+
+
+@pytest.mark.parametrize("side", network.SIDES)
+def test_the_gradient_reaches_the_side_that_is_trained(side):
+  """Ids of questions and passages differ, so their rows of the table tell the sides apart."""
+  net = late(bert=True, num_layers=0, trained=side)
+  query_BxL = jnp.asarray([[2, 3, 4]])
+  passage_BxCxM = jnp.asarray([[[12, 13], [14, 15]]])
+  scores_BxC, gradient = scores_and_gradient(net, params_of(net), query_BxL, passage_BxCxM)
+  by_token_V = np.abs(gradient["encoder"]["token_embedder"]["embedding"]).sum(1)
+  assert (by_token_V[2:5].sum() > 0) == (side != "passage")
+  assert (by_token_V[12:16].sum() > 0) == (side != "query")
+  both = scores_of(late(bert=True, num_layers=0), params_of(net), query_BxL, passage_BxCxM)
+  np.testing.assert_array_equal(scores_BxC, both)  # the scores are the same
+
+
+def test_an_unknown_side_is_told():
+  with pytest.raises(InputError, match=r"trained = 'none': choose one of both, query, passage"):
+    jax.eval_shape(late(trained="none").init, jax.random.key(0), *some_tokens())
+
+
+def test_the_mean_divides_by_the_questions_tokens():
+  query_BxL, passage_BxCxM = some_tokens()
+  plain = scores_of(ALL["late"], params_of(ALL["late"]), query_BxL, passage_BxCxM)
+  mean = scores_of(late(mean=True), params_of(ALL["late"]), query_BxL, passage_BxCxM)
+  np.testing.assert_allclose(mean * np.array([[5], [2], [4]]), plain, rtol=1e-5)

@@ -76,7 +76,7 @@ def test_memory_bounds_the_groups_and_changes_nothing():
   groups = list(score._groups(lists, 256))
   assert len(groups) > 2
   for group in groups:
-    padded = {tuple(p): max(16, len(p) + -len(p) % 16) for row in lists[group] for p in row}
+    padded = {tuple(p): score.padded(len(p)) for row in lists[group] for p in row}
     assert sum(padded.values()) <= 256 or group.stop == group.start + 1
   assert [i for group in groups for i in range(*group.indices(7))] == list(range(7))
   scores = run(LATE, params_of(LATE), queries, lists)
@@ -106,7 +106,7 @@ def test_each_distinct_passage_is_encoded_once(monkeypatch):
 def test_more_lists_of_known_lengths_compile_nothing(net, monkeypatch):
   queries, lists = ragged()
   run(net, params_of(net), queries, lists)
-  jitted = (score._apply, score._encode_rows, score._compare)
+  jitted = (score._score_pairs, score._encode_rows, score._compare)
   before = [f._cache_size() for f in jitted]
   run(net, params_of(net), queries[2:], [row[: len(row) // 2] for row in lists[2:]])
   more, longer = ragged(seed=1)
