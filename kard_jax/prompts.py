@@ -48,6 +48,8 @@ class Prompts:
     query: stem and options, for a retriever or reranker: the same, the options without letters.
     knowledge: what the passages of a student's prompt stand in: `{passages}`.
     titled: a passage that has a title: `{title}`, `{text}`.
+    separator: what stands between what is read and what is written where both are one text, as for
+      a decoder-only student.
     answer: how an answer is stated: ends in `{letter}`, and what stands before is what the parser
       looks for. A rationale stands on the line before.
   """
@@ -57,6 +59,7 @@ class Prompts:
   query: str = "{question} {options}"
   knowledge: str = "\nKnowledge: {passages}"
   titled: str = "{title}: {text}"
+  separator: str = "\n"
   answer: str = "Answer: {letter}"
 
   def __post_init__(self) -> None:

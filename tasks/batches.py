@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import grain
 import jax
@@ -17,14 +18,28 @@ import numpy as np
 import seqio
 
 from kard_jax.core.files import InputError
-from tasks import features, registry
+from tasks import decoder_only, features, packing, registry
+from tasks.decoder_only import DecoderExamples
 from tasks.draws import Draw
 from tasks.examples import ListExamples, Pick, StudentExamples
+from tasks.ragged import Ragged
 
 _LOG = logging.getLogger(__name__)
 
 # Each use of chance has a number of its own, so that none repeats another.
-_ORDER, _LISTS, _EVALUATION = 1, 2, 3
+_ORDER, _LISTS, _EVALUATION, _PACKING = 1, 2, 3, 4
+
+
+class Packed(NamedTuple):
+  """Which examples share a row.
+
+  Attributes:
+    members: of each row.
+    counts: rows of each task.
+  """
+
+  members: Ragged
+  counts: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +58,9 @@ class Batches:
     draw: candidates of a reranker's list: (by rationale, by question), drawn anew each time; None
       is the official code's (4, 4).
     keep_best: whether a list always holds the candidate that the rationale puts first.
+    decoder_only: rows for a decoder-only student (`tasks.decoder_only`); inputs and targets share
+      a row of `inputs` + `targets` - 1 places.
+    pack: as many examples in a row as there is room for, with segments and positions.
   """
 
   task: str
@@ -53,6 +71,8 @@ class Batches:
   shuffle: bool = True
   draw: tuple[int, int] | None = None
   keep_best: bool = False
+  decoder_only: bool = False
+  pack: bool = False
 
   def __post_init__(self) -> None:
     needed = features.RERANK if self.is_lists else features.STUDENT
@@ -63,6 +83,8 @@ class Batches:
       )
     if self.batch_size < 1:
       raise InputError(f"Batches.batch_size = {self.batch_size}: at least 1 is needed")
+    if self.is_lists and (self.decoder_only or self.pack):
+      raise InputError(f"{self.task}: lists of candidates are neither packed nor decoded")
     _ = self._draw  # checks the numbers
 
   def __call__(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
@@ -79,18 +101,25 @@ class Batches:
     return self._make(self._picks(step, rows))
 
   def names(self, step: int, rows: slice | None = None) -> list[str]:
-    """The ids of the examples in a batch: `question/sample`, or the question's alone."""
-    return [self._examples.ids[pick.example] for pick in self._picks(step, rows)]
+    """The ids of the examples in a batch: `question/sample`, or the question's alone.
+
+    Of a packed row those of all its examples, with " + " between them.
+    """
+    ids = self._examples.ids
+    picked = [pick.example for pick in self._picks(step, rows)]
+    if not self.pack:
+      return [ids[row] for row in picked]
+    return [" + ".join(ids[member] for member in self._packed.members[row]) for row in picked]
 
   def epoch(self) -> Iterator[dict[str, np.ndarray]]:
     """Yields every example once, in order; the last batch is filled up with rows of weight 0.
 
     A list is the same draw in each epoch, and under each seed, so that evaluations compare.
     """
-    for start in range(0, self.examples, self.batch_size):
+    for start in range(0, self.rows, self.batch_size):
       places = range(start, start + self.batch_size)
       yield self._make(
-        [self._in_order[place] if place < self.examples else Pick(-1) for place in places]
+        [self._in_order[place] if place < self.rows else Pick(-1) for place in places]
       )
 
   @property
@@ -99,9 +128,23 @@ class Batches:
     return len(self._examples.ids)
 
   @property
+  def rows(self) -> int:
+    """How many rows hold them: fewer, if rows are packed."""
+    return sum(self._row_counts)
+
+  @property
+  def padding(self) -> float:
+    """The share of places in an epoch's rows that hold no token."""
+    examples = self._examples
+    if isinstance(examples, ListExamples):
+      raise ValueError(f"{self.task}: lists have no padding that packing could fill")
+    used = examples.row_sizes(self.lengths).sum()
+    return 1 - float(used) / (self.rows * sum(self._row_limits))
+
+  @property
   def steps_per_epoch(self) -> int:
     """Steps after which every example has been seen (in a mixture: as many as there are)."""
-    return -(-self.examples // self.batch_size)
+    return -(-self.rows // self.batch_size)
 
   @property
   def trimmed(self) -> int:
@@ -118,7 +161,9 @@ class Batches:
     """Shapes and types of a batch; known before there is any data."""
     if self.is_lists:
       return features.rerank_shapes(self.lengths, self.batch_size, self._draw.size)
-    return features.student_shapes(self.lengths, self.batch_size)
+    return features.student_shapes(
+      self.lengths, self.batch_size, decoder_only=self.decoder_only, pack=self.pack
+    )
 
   @property
   def vocabulary(self) -> seqio.Vocabulary:
@@ -162,9 +207,14 @@ class Batches:
     return tasks
 
   @functools.cached_property
-  def _examples(self) -> StudentExamples | ListExamples:
-    kind = ListExamples if self.is_lists else StudentExamples
-    examples = kind.load(self._tasks, self.split)
+  def _examples(self) -> StudentExamples | DecoderExamples | ListExamples:
+    examples: StudentExamples | DecoderExamples | ListExamples
+    if self.is_lists:
+      examples = ListExamples.load(self._tasks, self.split)
+    elif self.decoder_only:
+      examples = DecoderExamples.load(self._tasks, self.split)
+    else:
+      examples = StudentExamples.load(self._tasks, self.split)
     for task, size in zip(self._tasks, examples.sizes, strict=True):
       if not size:
         raise InputError(
@@ -179,11 +229,39 @@ class Batches:
         )  # fmt: skip
     return examples
 
+  @property
+  def _row_limits(self) -> tuple[int, ...]:
+    """Places of a row: of the encoder's and the decoder's, or of the decoder's alone."""
+    if self.decoder_only:
+      return (decoder_only.row_length(self.lengths),)
+    return self.lengths["inputs"], self.lengths["targets"]
+
+  @functools.cached_property
+  def _packed(self) -> Packed:
+    """Which examples share a row; those of one task only, so that a mixture keeps its rates."""
+    examples = self._examples
+    assert not isinstance(examples, ListExamples)
+    sizes = examples.row_sizes(self.lengths)
+    parts, first = [], 0
+    for number, count in enumerate(examples.sizes):
+      order = np.arange(first, first + count)
+      if self.shuffle:  # neighbours in a file are rationales of one question
+        order = np.random.default_rng(_seed(_PACKING, self.seed, number)).permutation(order)
+      rows = packing.first_fit(sizes[order], self._row_limits)
+      parts.append(Ragged(order[rows.values], rows.offsets))
+      first += count
+    return Packed(Ragged.join(parts), tuple(map(len, parts)))
+
+  @property
+  def _row_counts(self) -> tuple[int, ...]:
+    """Rows of each task."""
+    return self._packed.counts if self.pack else self._examples.sizes
+
   @functools.cached_property
   def _stream(self) -> grain.MapDataset:
     """Picks without end; a position's pick depends on seed and position alone."""
     parts, weights, first = [], [], 0
-    for number, (task, size) in enumerate(zip(self._tasks, self._examples.sizes, strict=True)):
+    for number, (task, size) in enumerate(zip(self._tasks, self._row_counts, strict=True)):
       part = grain.MapDataset.range(first, first + size).repeat()
       if self.shuffle:
         part = part.map_with_index(Shuffle(first, size, _seed(_ORDER, self.seed, number)))
@@ -195,7 +273,7 @@ class Batches:
 
   @functools.cached_property
   def _in_order(self) -> grain.MapDataset:
-    return self._drawn(grain.MapDataset.range(self.examples), _seed(_EVALUATION))
+    return self._drawn(grain.MapDataset.range(self.rows), _seed(_EVALUATION))
 
   def _drawn(self, stream: grain.MapDataset, seed: int) -> grain.MapDataset:
     examples = self._examples
@@ -216,7 +294,11 @@ class Batches:
   def _make(self, picks: list[Pick]) -> dict[str, np.ndarray]:
     if isinstance(self._examples, ListExamples):
       return self._examples.batch(picks, self.lengths, self._draw.size)
-    return self._examples.batch(picks, self.lengths)
+    if not self.pack:
+      return self._examples.batch(picks, self.lengths)
+    members = self._packed.members
+    rows = [members[p.example] if p.example >= 0 else members.values[:0] for p in picks]
+    return self._examples.packed(rows, self.lengths)
 
 
 class Shuffle:

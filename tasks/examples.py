@@ -1,12 +1,13 @@
 """A task's examples in memory, tokenised once, and how rows of a batch are made of them.
 
-What the arrays hold is SeqIO's: `StudentExamples` equals `seqio.EncDecFeatureConverter`, and
-`ListExamples` equals `features.RerankFeatureConverter`, value for value.
+What the arrays hold is SeqIO's: `StudentExamples` equals `seqio.EncDecFeatureConverter`, packed or
+not, and `ListExamples` equals `features.RerankFeatureConverter`, value for value.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from kard_jax.core.files import InputError
-from tasks import features, tensorflow_setup, vocabularies
+from tasks import features, packing, tensorflow_setup, vocabularies
 from tasks.ragged import Ragged
 from tasks.sources import RerankSource
 
@@ -27,6 +28,13 @@ class Pick(NamedTuple):
 
   example: int  # -1: a row that counts nothing
   chosen: np.ndarray | None = None  # of a list: places of the candidates that were drawn
+
+
+class Cut(NamedTuple):
+  """Inputs and targets at the lengths of a row."""
+
+  inputs: Ragged
+  targets: Ragged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +59,7 @@ class StudentExamples:
   def load(cls, tasks: Sequence[seqio.Task], split: str) -> StudentExamples:
     """Runs the tasks' pipelines once, in order, without trimming."""
     tensorflow_setup.leave_accelerators_alone()
-    parts = [_tokenised(task, split) for task in tasks]
+    parts = [tokenised(task, split) for task in tasks]
     feature = tasks[0].output_features["inputs"]
     if feature.vocabulary.pad_id != vocabularies.PAD:
       raise InputError(
@@ -59,7 +67,7 @@ class StudentExamples:
         "decoder's batches with 0; it is a decoder-only network's vocabulary"
       )
     return cls(
-      _qualified([ids for ids, _, _ in parts], tasks),
+      qualified([ids for ids, _, _ in parts], tasks),
       Ragged.join([inputs for _, inputs, _ in parts]),
       Ragged.join([targets for _, _, targets in parts]),
       sizes=tuple(len(ids) for ids, _, _ in parts),
@@ -77,12 +85,44 @@ class StudentExamples:
       "decoder_loss_weights": (targets != vocabularies.PAD).astype(np.int32),
     }
 
+  def packed(self, rows: Sequence[np.ndarray], lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The features of rows of some examples each, with segments and positions."""
+    cut = self._cut(lengths["inputs"], lengths["targets"])
+    inputs = packing.lay(cut.inputs, rows, lengths["inputs"])
+    targets = packing.lay(cut.targets, rows, lengths["targets"])
+    shifted = np.pad(targets.tokens_BxT, ((0, 0), (1, 0)))[:, :-1]
+    return {
+      "encoder_input_tokens": inputs.tokens_BxT,
+      "encoder_segment_ids": inputs.segment_ids_BxT,
+      "encoder_positions": inputs.positions_BxT,
+      "decoder_input_tokens": np.where(targets.positions_BxT > 0, shifted, vocabularies.PAD),
+      "decoder_target_tokens": targets.tokens_BxT,
+      "decoder_loss_weights": (targets.segment_ids_BxT > 0).astype(np.int32),
+      "decoder_segment_ids": targets.segment_ids_BxT,
+      "decoder_positions": targets.positions_BxT,
+    }
+
+  def row_sizes(self, lengths: Mapping[str, int]) -> np.ndarray:
+    """[N, 2] how many places each example takes in a row of the encoder and of the decoder."""
+    cut = self._cut(lengths["inputs"], lengths["targets"])
+    return np.stack([cut.inputs.lengths, cut.targets.lengths], 1)
+
   def trimmed(self, lengths: Mapping[str, int]) -> dict[str, int]:
     """How many inputs and targets are longer than the lengths."""
     return {
       "inputs": int(np.sum(self.inputs.lengths > lengths["inputs"])),
       "targets": int(np.sum(self.targets.lengths > lengths["targets"])),
     }
+
+  @functools.cached_property
+  def _known(self) -> dict[tuple[int, int], Cut]:
+    return {}
+
+  def _cut(self, inputs: int, targets: int) -> Cut:
+    if (inputs, targets) not in self._known:
+      cut = Cut(self.inputs.cut(inputs, end=self.end), self.targets.cut(targets))
+      self._known[inputs, targets] = cut
+    return self._known[inputs, targets]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +169,7 @@ class ListExamples:
       known += len(used)
     every = [record.candidates for records in lists for record in records]
     return cls(
-      _qualified([[record.id for record in records] for records in lists], tasks),
+      qualified([[record.id for record in records] for records in lists], tasks),
       Ragged.join(queries),
       Ragged.join(members),
       Ragged.of([candidates.scores for candidates in every], np.float32),
@@ -165,8 +205,8 @@ class ListExamples:
     }
 
 
-def _tokenised(task: seqio.Task, split: str) -> tuple[list[str], Ragged, Ragged]:
-  """Ids, inputs and targets of a task, untrimmed."""
+def tokenised(task: seqio.Task, split: str) -> tuple[list[str], Ragged, Ragged]:
+  """Ids, inputs and targets of a task, untrimmed, in the order of its source."""
   dataset = task.get_dataset(
     None, split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
   )
@@ -184,7 +224,7 @@ def _tokenised(task: seqio.Task, split: str) -> tuple[list[str], Ragged, Ragged]
   return ids, Ragged.join(inputs), Ragged.join(targets)
 
 
-def _qualified(ids: Sequence[Sequence[str]], tasks: Sequence[seqio.Task]) -> list[str]:
+def qualified(ids: Sequence[Sequence[str]], tasks: Sequence[seqio.Task]) -> list[str]:
   """All ids; with their task's name before them where there are several."""
   return [
     f"{task.name}:{id}" if len(tasks) > 1 else id

@@ -6,6 +6,7 @@ The converters here are TensorFlow's, for `t5x.train`; `examples` makes the same
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,14 +187,37 @@ class RerankFeatureConverter(seqio.FeatureConverter):
     }
 
 
-def student_shapes(lengths: Mapping[str, int], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and types of a student's batch."""
-  inputs, targets = (batch_size, lengths["inputs"]), (batch_size, lengths["targets"])
+def is_decoder_only(network: Any) -> bool:
+  """Whether a network reads rows of prompt and target: its call has no tokens for an encoder.
+
+  This is the one place that tells which kind of rows a run has.
+  """
+  names = inspect.signature(type(network).__call__).parameters
+  return not any(name.startswith("encoder_input_tokens") for name in names)
+
+
+def student_shapes(
+  lengths: Mapping[str, int], batch_size: int, *, decoder_only: bool = False, pack: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and types of a student's batch.
+
+  Args:
+    lengths: tokens of inputs and targets; a decoder's row has room for both.
+    batch_size: B.
+    decoder_only: whether inputs and targets are one text.
+    pack: whether a row holds several examples.
+  """
+  encoder: tuple[str, ...] = () if decoder_only else ("encoder_input_tokens",)
+  decoder: tuple[str, ...] = (
+    "decoder_input_tokens", "decoder_target_tokens", "decoder_loss_weights",
+  )  # fmt: skip
+  if pack:
+    encoder += () if decoder_only else ("encoder_segment_ids", "encoder_positions")
+    decoder += ("decoder_segment_ids", "decoder_positions")
+  target = lengths["inputs"] + lengths["targets"] - 1 if decoder_only else lengths["targets"]
   return {
-    "encoder_input_tokens": jax.ShapeDtypeStruct(inputs, np.int32),
-    "decoder_input_tokens": jax.ShapeDtypeStruct(targets, np.int32),
-    "decoder_target_tokens": jax.ShapeDtypeStruct(targets, np.int32),
-    "decoder_loss_weights": jax.ShapeDtypeStruct(targets, np.int32),
+    **{n: jax.ShapeDtypeStruct((batch_size, lengths["inputs"]), np.int32) for n in encoder},
+    **{n: jax.ShapeDtypeStruct((batch_size, target), np.int32) for n in decoder},
   }
 
 

@@ -46,6 +46,14 @@ class Ragged:
       np.concatenate([part.lengths for part in parts]),
     )
 
+  @classmethod
+  def beside(cls, parts: Sequence[Ragged]) -> Ragged:
+    """Sequence i of every part, joined, for each i; the parts have as many sequences."""
+    sizes = np.stack([part.lengths for part in parts])
+    rows = np.concatenate([np.repeat(np.arange(len(part)), part.lengths) for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    return cls.of_lengths(values[np.argsort(rows, kind="stable")], sizes.sum(0))
+
   @property
   def lengths(self) -> np.ndarray:
     """[n] the length of each sequence."""
@@ -57,6 +65,26 @@ class Ragged:
   def __getitem__(self, index: int) -> np.ndarray:
     """One sequence."""
     return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+  def without_first(self) -> Ragged:
+    """The sequences but for the first of each; empty ones stay empty."""
+    kept = np.ones(len(self.values), bool)
+    kept[self.offsets[:-1][self.lengths > 0]] = False
+    return Ragged.of_lengths(self.values[kept], np.maximum(self.lengths - 1, 0))
+
+  def without_last(self) -> Ragged:
+    """The sequences but for the last of each; empty ones stay empty."""
+    kept = np.ones(len(self.values), bool)
+    kept[self.offsets[1:][self.lengths > 0] - 1] = False
+    return Ragged.of_lengths(self.values[kept], np.maximum(self.lengths - 1, 0))
+
+  def cut(self, length: int, *, end: int | None = None) -> Ragged:
+    """The sequences, none longer than `length`; `end` as in `padded`."""
+    kept = np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.lengths) < length
+    result = Ragged.of_lengths(self.values[kept], np.minimum(self.lengths, length))
+    if end is not None:
+      result.values[result.offsets[1:][self.lengths > length] - 1] = end
+    return result
 
   def padded(
     self, rows: Int[np.ndarray, "*rows"], length: int, *, end: int | None = None, fill: int = 0
