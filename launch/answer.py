@@ -38,7 +38,7 @@ from kard_jax.reranker import score as reranker_score
 from kard_jax.retrieval import bm25 as bm25_lib
 from kard_jax.retrieval import index as index_lib
 from kard_jax.retrieval import passages as passages_lib
-from tasks import registry, vocabularies
+from tasks import decoder_only, features, registry, vocabularies
 
 
 def answer(
@@ -241,8 +241,12 @@ class Student:
       self.network,
       self.partitioner,
       self.checkpoint,
-      inputs_1xL,
-      targets_1xT,
+      *((inputs_1xL,) if features.is_decoder_only(self.network) else (inputs_1xL, targets_1xT)),
+    )
+    sampler = dataclasses.replace(
+      self.sampler,
+      eos_id=dataset.vocabulary.eos_id,
+      pad_id=getattr(self.network, "pad_id", dataset.vocabulary.pad_id),
     )
     rng = jax.random.key(self.seed)
     begun = 0  # prompts so far: a prompt's place decides its draws, not its batch
@@ -253,8 +257,8 @@ class Student:
         decoded = streaming.write(
           self.network,
           params,
-          vocabularies.encode(dataset.vocabulary, prompts, self.input_length),
-          sampler=self.sampler,
+          decoder_only.read(dataset, self.network, prompts, self.input_length),
+          sampler=sampler,
           max_length=self.target_length,
           samples=samples,
           rng=rng,

@@ -27,7 +27,7 @@ from kard_jax.core import train as loop
 from kard_jax.core.files import InputError
 from kard_jax.core.objective import Objective
 from kard_jax.core.provenance import Stage
-from tasks import batches, registry
+from tasks import batches, features, registry
 
 
 def train(
@@ -43,13 +43,14 @@ def train(
   seed: int,
   draw: tuple[int, int] | None = None,
   keep_best: bool = False,
+  pack: bool = False,
 ) -> None:
   """Trains an objective on a task of a dataset; writes checkpoints and metrics to `folder`.
 
   Args:
     stage: the work directory and the record.
     dataset: whose task.
-    task: "ft", "kaft", "rd", "kard" or "rerank".
+    task: "ft", "kaft", "rd", "kard", "dapt" or "rerank".
     folder: below the work directory.
     objective: the network and its loss.
     trainer: how the run goes.
@@ -58,6 +59,7 @@ def train(
     seed: of the order of examples and of the lists drawn.
     draw: for "rerank", how many passages of each side a list has: by rationale, by question.
     keep_best: for "rerank", whether a list always holds the rationale's first passage.
+    pack: for students, whether a row holds as many examples as there is room for.
 
   Raises:
     InputError: a file is missing or wrong, or the network's vocabulary is too small.
@@ -65,9 +67,18 @@ def train(
   dataset.locate(stage.workdir)
   for path in dataset.task_inputs(task):
     stage.reads(path)
-  name = dataset.task(task)
+  decoder_only = features.is_decoder_only(getattr(objective, "network", None))
+  name = dataset.task(task, decoder_only)
   training = batches.Batches(
-    name, "train", lengths=lengths, batch_size=batch_size, seed=seed, draw=draw, keep_best=keep_best
+    name,
+    "train",
+    lengths=lengths,
+    batch_size=batch_size,
+    seed=seed,
+    draw=draw,
+    keep_best=keep_best,
+    decoder_only=decoder_only,
+    pack=pack,
   )
   _check_vocabulary(objective, training.vocab_size)
   print(
@@ -75,11 +86,17 @@ def train(
     f"epochs; inputs or targets cut to length: {training.trimmed:,}",
     flush=True,
   )
+  if pack:
+    alone = dataclasses.replace(training, pack=False)
+    print(
+      f"{training.rows:>7,} rows hold them; padding {alone.padding:.0%} -> {training.padding:.0%}",
+      flush=True,
+    )
   validation: list[Mapping[str, np.ndarray]] = []
   if "validation" in seqio.get_mixture_or_task(name).splits and batches.has_examples(
     name, "validation"
   ):
-    held_out = dataclasses.replace(training, split="validation")
+    held_out = dataclasses.replace(training, split="validation", pack=False)
     validation = list(held_out.epoch())
     print(f"{held_out.examples:>7,} validation examples", flush=True)
   output = stage.keeps(folder)  # last: what was wrong so far has begun nothing

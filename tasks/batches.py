@@ -18,7 +18,8 @@ import numpy as np
 import seqio
 
 from kard_jax.core.files import InputError
-from tasks import decoder_only, features, packing, registry
+from tasks import dapt, decoder_only, features, packing, registry
+from tasks.dapt import SpanExamples
 from tasks.decoder_only import DecoderExamples
 from tasks.draws import Draw
 from tasks.examples import ListExamples, Pick, StudentExamples
@@ -28,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 # Each use of chance has a number of its own, so that none repeats another.
 _ORDER, _LISTS, _EVALUATION, _PACKING = 1, 2, 3, 4
+
+
+Examples = StudentExamples | DecoderExamples | SpanExamples | ListExamples
 
 
 class Packed(NamedTuple):
@@ -136,8 +140,8 @@ class Batches:
   def padding(self) -> float:
     """The share of places in an epoch's rows that hold no token."""
     examples = self._examples
-    if isinstance(examples, ListExamples):
-      raise ValueError(f"{self.task}: lists have no padding that packing could fill")
+    if isinstance(examples, ListExamples | SpanExamples):
+      raise ValueError(f"{self.task}: there is no padding that packing could fill")
     used = examples.row_sizes(self.lengths).sum()
     return 1 - float(used) / (self.rows * sum(self._row_limits))
 
@@ -169,7 +173,7 @@ class Batches:
   def vocabulary(self) -> seqio.Vocabulary:
     """The vocabulary of all tokens."""
     return self._provider.output_features[
-      features.RERANK[0] if self.is_lists else "inputs"
+      features.RERANK[0] if self.is_lists else "targets"
     ].vocabulary
 
   @property
@@ -199,7 +203,8 @@ class Batches:
       raise InputError(f"{self.task}: no split {self.split!r}; there are: {_listed(every)}")
     first = self.vocabulary
     for task in tasks[1:]:
-      if any(task.output_features[name].vocabulary != first for name in self.lengths):
+      shared = set(self.lengths) & set(task.output_features)
+      if any(task.output_features[name].vocabulary != first for name in shared):
         raise InputError(
           f"{self.task}: {tasks[0].name} and {task.name} have different vocabularies; give the "
           "datasets of a mixture the same file"
@@ -207,10 +212,13 @@ class Batches:
     return tasks
 
   @functools.cached_property
-  def _examples(self) -> StudentExamples | DecoderExamples | ListExamples:
-    examples: StudentExamples | DecoderExamples | ListExamples
+  def _examples(self) -> Examples:
+    examples: Examples
     if self.is_lists:
       examples = ListExamples.load(self._tasks, self.split)
+    elif all(map(dapt.is_over_passages, self._tasks)):
+      make = dapt.decoder_examples if self.decoder_only else dapt.SpanExamples.load
+      examples = make(self._tasks, self.split, self.lengths)
     elif self.decoder_only:
       examples = DecoderExamples.load(self._tasks, self.split)
     else:
@@ -240,7 +248,8 @@ class Batches:
   def _packed(self) -> Packed:
     """Which examples share a row; those of one task only, so that a mixture keeps its rates."""
     examples = self._examples
-    assert not isinstance(examples, ListExamples)
+    if isinstance(examples, ListExamples | SpanExamples):
+      raise InputError(f"PACK = True: rows of {self.task} are full without it")
     sizes = examples.row_sizes(self.lengths)
     parts, first = [], 0
     for number, count in enumerate(examples.sizes):
@@ -277,6 +286,8 @@ class Batches:
 
   def _drawn(self, stream: grain.MapDataset, seed: int) -> grain.MapDataset:
     examples = self._examples
+    if isinstance(examples, SpanExamples):
+      return stream.random_map(lambda n, rng: Pick(n, rng.integers(2**63, size=2)), seed=seed)
     if not isinstance(examples, ListExamples):
       return stream.map(Pick)
 
@@ -296,6 +307,7 @@ class Batches:
       return self._examples.batch(picks, self.lengths, self._draw.size)
     if not self.pack:
       return self._examples.batch(picks, self.lengths)
+    assert not isinstance(self._examples, SpanExamples)  # `_packed` says so
     members = self._packed.members
     rows = [members[p.example] if p.example >= 0 else members.values[:0] for p in picks]
     return self._examples.packed(rows, self.lengths)

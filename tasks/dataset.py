@@ -29,7 +29,9 @@ STUDENT_KINDS: Mapping[str, tuple[bool, str | None]] = {
   "rd": (True, None),
   "kard": (True, "silver"),
 }
-KINDS = (*STUDENT_KINDS, "rerank")
+# The same text with spans hidden, for T5, and as it is, for a decoder-only student.
+DAPT_KINDS = ("dapt", "dapt_lm")
+KINDS = (*STUDENT_KINDS, *DAPT_KINDS, "rerank")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model, such as google/flan-t5-base
 
 QuestionsOf = Callable[[int, str | None], Mapping[str, Sequence[Question]]]
@@ -142,8 +144,14 @@ class Dataset:
       return epath.Path(self.vocabulary_path)
     return self.workdir / self.vocabulary_path
 
-  def task(self, kind: str) -> str:
-    """The name of a SeqIO task: "ft", "kaft", "rd", "kard" or "rerank"."""
+  def task(self, kind: str, decoder_only: bool = False) -> str:
+    """The name of a SeqIO task: "ft", "kaft", "rd", "kard", "dapt" or "rerank".
+
+    Args:
+      kind: one of these.
+      decoder_only: whether a decoder-only student reads it; then "dapt" hides no spans.
+    """
+    kind = "dapt_lm" if kind == "dapt" and decoder_only else kind
     if kind not in KINDS:
       raise InputError(f"{kind!r} is not a task; they are {', '.join(KINDS)}")
     return f"{self.name}_{kind}"
@@ -151,6 +159,8 @@ class Dataset:
   def task_inputs(self, kind: str) -> list[str]:
     """The files that a task reads: relative to the work directory, or absolute."""
     self.task(kind)  # checks the kind
+    if kind in DAPT_KINDS:
+      return ["knowledge/passages", *self.vocabulary_inputs]
     names = [f"questions/{split}.jsonl" for split in Workdir(self.workdir).splits()]
     rationale, knowledge = STUDENT_KINDS.get(kind, (True, "candidates"))
     if rationale:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
@@ -19,7 +19,8 @@ from jaxtyping import Int32
 
 from kard_jax.core.files import InputError
 from kard_jax.prompts import Prompts
-from tasks import packing, tensorflow_setup, vocabularies
+from tasks import features, packing, tensorflow_setup, vocabularies
+from tasks.dataset import Dataset
 from tasks.examples import Pick, qualified, tokenised
 from tasks.ragged import Ragged
 
@@ -49,6 +50,7 @@ class DecoderExamples:
     targets: tokens, each ending in EOS.
     sizes: how many examples each task has.
     pad_id: fills rows up.
+    fills_rows: whether targets may take all of a row, because there are no prompts.
   """
 
   ids: list[str]
@@ -57,6 +59,7 @@ class DecoderExamples:
   targets: Ragged
   sizes: tuple[int, ...]
   pad_id: int
+  fills_rows: bool = False
 
   @classmethod
   def load(cls, tasks: Sequence[seqio.Task], split: str) -> DecoderExamples:
@@ -110,10 +113,11 @@ class DecoderExamples:
 
   def trimmed(self, lengths: Mapping[str, int]) -> dict[str, int]:
     """How many prompts (with separator) and targets are longer than the lengths."""
+    targets = row_length(lengths) + 1 if self.fills_rows else lengths["targets"]
     prompts = self.prompts.lengths + self.separators.lengths
     return {
       "inputs": int(np.sum(prompts > lengths["inputs"])),
-      "targets": int(np.sum(self.targets.lengths > lengths["targets"])),
+      "targets": int(np.sum(self.targets.lengths > targets)),
     }
 
   @functools.cached_property
@@ -123,7 +127,8 @@ class DecoderExamples:
   def _texts(self, inputs: int, targets: int) -> Texts:
     if (inputs, targets) not in self._known:
       prompts = joined(self.prompts, self.separators, inputs)
-      whole = Ragged.beside([prompts, self.targets.cut(targets)])
+      room = inputs + targets if self.fills_rows else targets
+      whole = Ragged.beside([prompts, self.targets.cut(room)])
       texts = Texts(whole.without_last(), whole.without_first(), prompts.lengths)
       self._known[inputs, targets] = texts
     return self._known[inputs, targets]
@@ -154,8 +159,29 @@ def joined(prompts: Ragged, separators: Ragged, length: int) -> Ragged:
   return Ragged.beside([prompts.cut(length - longest), separators])
 
 
+def read(
+  dataset: Dataset, network: Any, texts: Sequence[str], length: int
+) -> Int32[np.ndarray, "n {length}"]:
+  """A student's prompts as it was trained to read them, whichever kind of network it is.
+
+  Args:
+    dataset: whose vocabulary and templates.
+    network: tells its kind, and its `pad_id`.
+    texts: any number of prompts.
+    length: of each row; a longer prompt is cut.
+  """
+  if not features.is_decoder_only(network):
+    return vocabularies.encode(dataset.vocabulary, texts, length)
+  pad_id = getattr(network, "pad_id", dataset.vocabulary.pad_id)
+  return prompts(dataset.vocabulary, texts, length, dataset.prompts.separator, pad_id)
+
+
 def prompts(
-  vocabulary: seqio.Vocabulary, texts: Sequence[str], length: int, separator: str
+  vocabulary: seqio.Vocabulary,
+  texts: Sequence[str],
+  length: int,
+  separator: str,
+  pad_id: int | None = None,
 ) -> Int32[np.ndarray, "n {length}"]:
   """Prompts as a decoder-only student reads them, while answering too.
 
@@ -164,7 +190,9 @@ def prompts(
     texts: any number of them.
     length: of each row; a longer prompt is cut before the separator.
     separator: of the dataset's prompts.
+    pad_id: fills rows up; None is the vocabulary's own.
   """
+  fill = vocabulary.pad_id if pad_id is None else pad_id
   separators = Ragged.of([separator_tokens(vocabulary, separator)] * len(texts))
   found = joined(vocabularies.tokens(vocabulary, texts, end=False), separators, length)
-  return found.padded(np.arange(len(texts)), length, fill=vocabulary.pad_id)
+  return found.padded(np.arange(len(texts)), length, fill=fill)

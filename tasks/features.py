@@ -190,10 +190,13 @@ class RerankFeatureConverter(seqio.FeatureConverter):
 def is_decoder_only(network: Any) -> bool:
   """Whether a network reads rows of prompt and target: its call has no tokens for an encoder.
 
-  This is the one place that tells which kind of rows a run has.
+  This is the one place that tells which kind of rows a run has. A reranker's call has neither.
   """
+  if network is None:
+    return False
   names = inspect.signature(type(network).__call__).parameters
-  return not any(name.startswith("encoder_input_tokens") for name in names)
+  starts = [name.partition("_tokens")[0] for name in names]
+  return "decoder_input" in starts and "encoder_input" not in starts
 
 
 def student_shapes(

@@ -21,8 +21,16 @@ import seqio
 
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.prompts import Prompts
-from tasks import features, metrics
-from tasks.dataset import KINDS, STUDENT_KINDS, Dataset, PassagesOf, QuestionsOf, TeacherOf
+from tasks import dapt, features, metrics
+from tasks.dataset import (
+  DAPT_KINDS,
+  KINDS,
+  STUDENT_KINDS,
+  Dataset,
+  PassagesOf,
+  QuestionsOf,
+  TeacherOf,
+)
 from tasks.sources import RerankSource, StudentSource
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -43,7 +51,7 @@ def register(
   k: int = 1,
   workdir: PathLike | None = None,
 ) -> Dataset:
-  """Registers a dataset and its SeqIO tasks `<name>_ft`, `_kaft`, `_rd`, `_kard` and `_rerank`.
+  """Registers a dataset and its tasks `<name>_ft`, `_kaft`, `_rd`, `_kard`, `_rerank`, `_dapt`.
 
   Nothing is read yet. A function is called with a seed and a source, which `load` is told.
 
@@ -213,6 +221,15 @@ def _add_task(dataset: Dataset, kind: str) -> None:
       output_features=features.rerank_features(dataset.vocabulary),
       preprocessors=list(features.RERANK_PREPROCESSORS),
       task_cls=features.RerankTask,
+    )
+  elif kind in DAPT_KINDS:
+    decodes = kind == "dapt_lm"
+    features_of = features.student_features(dataset.vocabulary)
+    seqio.TaskRegistry.add(
+      dataset.task(kind),
+      dapt.PassageSource(lambda: dataset.workdir, dataset.prompts),
+      output_features={"targets": features_of["targets"]} if decodes else features_of,
+      preprocessors=list(dapt.DECODER_PREPROCESSORS if decodes else dapt.SPAN_PREPROCESSORS),
     )
   else:
     rationale, knowledge = STUDENT_KINDS[kind]

@@ -230,7 +230,9 @@ def decode(vocabulary: seqio.Vocabulary, tokens: Iterable[Iterable[SupportsInt]]
     ids = [int(token) for token in row]
     if vocabulary.eos_id in ids:
       ids = ids[: ids.index(vocabulary.eos_id)]
-    texts.append(vocabulary.decode([token for token in ids if token != vocabulary.pad_id]))
+    texts.append(
+      vocabulary.decode([token for token in ids if token >= 0 and token != vocabulary.pad_id])
+    )
   return texts
 
 

@@ -16,6 +16,7 @@ from kard_jax.questions import Question
 from kard_jax.retrieval.passages import Passage
 from tasks import registry, vocabularies
 from tasks.batches import Batches
+from tasks.dataset import STUDENT_KINDS
 
 _SEEN = [
   Question("a", "Which metal?", ("tin", "iron"), 0),
@@ -23,13 +24,13 @@ _SEEN = [
 ]
 
 
-def test_five_tasks_are_registered_at_once(register, tiny_files):
+def test_all_tasks_are_registered_at_once(register, tiny_files):
   dataset = register(tiny_files)
   for kind in registry.KINDS:
     task = seqio.get_mixture_or_task(dataset.task(kind))
     assert task.name == f"{dataset.name}_{kind}"
     assert registry.datasets_of(task.name) == [dataset]
-    assert bool(task.metric_fns) == (kind != "rerank")
+    assert bool(task.metric_fns) == (kind in STUDENT_KINDS)
   assert registry.get(dataset.name) is dataset
   assert dataset.name in registry.names()
   (example, *_) = seqio.get_mixture_or_task(dataset.task("ft")).get_dataset(
@@ -245,7 +246,7 @@ def test_a_dataset_nobody_here_has_seen(tmp_path, tiny_files, own_files):
     own_files.rewrite("rationales.jsonl", rows)  # as the stages would leave it
     (own_files.path / "questions" / "validation.jsonl").unlink()
     dataset.locate(own_files.path)
-    for kind in registry.KINDS:
+    for kind in (*STUDENT_KINDS, "rerank"):
       lengths = {"query": 9, "passages": 9} if kind == "rerank" else {"inputs": 9, "targets": 9}
       found = Batches(dataset.task(kind), "train", lengths=lengths, batch_size=4)
       assert found.examples == (12 if kind in ("ft", "kaft") else 24)
