@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from kard_jax.core import config
+from tasks import features
 
 ROOT = config.ROOT
 GIN = ROOT / "gin_configs"
@@ -65,16 +66,11 @@ def float32(*shape):
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def batch_of(lengths, draw, rows=2):
+def batch_of(lengths, draw, network, pack, rows=2):
   """A batch as the feature converters make it, in shapes alone."""
   if draw is None:
-    inputs, targets = (rows, lengths["inputs"]), (rows, lengths["targets"])
-    return {
-      "encoder_input_tokens": int32(*inputs),
-      "decoder_input_tokens": int32(*targets),
-      "decoder_target_tokens": int32(*targets),
-      "decoder_loss_weights": float32(*targets),
-    }
+    decoder_only = features.is_decoder_only(network)
+    return features.student_shapes(lengths, rows, decoder_only=decoder_only, pack=pack)
   lists = (rows, sum(draw))
   return {
     "query_tokens": int32(rows, lengths["query"]),
@@ -175,7 +171,8 @@ def test_every_training_stage_builds_its_loss(path):
   objective, trainer = value("launch.train.train.objective"), value("launch.train.train.trainer")
   lengths = value("launch.train.train.lengths")
   draw = value("launch.train.train.draw") if "reranker" in path.name else None
-  batch = batch_of(lengths, draw)
+  pack = draw is None and value("launch.train.train.pack")
+  batch = batch_of(lengths, draw, objective.network, pack)
   if draw is not None:  # the objective also reads the scores' and masks' real values
     batch |= {"passage_scores": np.ones((2, sum(draw)), np.float32)}
     batch |= {"passage_mask": np.ones((2, sum(draw)), bool)}
@@ -199,7 +196,8 @@ def test_every_training_stage_builds_its_loss(path):
 def test_every_answering_stage_builds_its_networks(path):
   activate(path)
   student = value("launch.answer.answer.student")
-  build(student.network, int32(1, student.input_length), int32(1, student.target_length))
+  tokens = int32(1, student.input_length), int32(1, student.target_length)
+  build(student.network, *(tokens[:1] if features.is_decoder_only(student.network) else tokens))
   assert student.sampler.temperature > 0
   stages = [config.resolve([str(stage)]) for stage in TRAINING if stage.parent == path.parent]
   folders = {stage.value("FOLDER") for stage in stages}
@@ -217,7 +215,7 @@ def test_an_answering_stage_has_the_network_and_lengths_that_were_trained():
       continue
     answer, trained = settings[answer_path], settings[path]
     if trained.value("FOLDER") == answer.value("STUDENT"):
-      network, same = "t5.T5.", {"VOCAB_SIZE", "TARGET_LENGTH"}
+      network, same = ("t5.T5.", "gpt.GPT."), {"VOCAB_SIZE", "TARGET_LENGTH"}
       # More may be read: positions are relative.
       assert answer.value("INPUT_LENGTH") >= trained.value("INPUT_LENGTH"), answer_path
     elif trained.value("FOLDER") == answer.value("RERANKER_FOLDER"):
