@@ -23,6 +23,7 @@ from tasks.dapt import SpanExamples
 from tasks.decoder_only import DecoderExamples
 from tasks.draws import Draw
 from tasks.examples import ListExamples, Pick, StudentExamples
+from tasks.orders import Shuffle, seed_of
 from tasks.ragged import Ragged
 
 _LOG = logging.getLogger(__name__)
@@ -255,7 +256,7 @@ class Batches:
     for number, count in enumerate(examples.sizes):
       order = np.arange(first, first + count)
       if self.shuffle:  # neighbours in a file are rationales of one question
-        order = np.random.default_rng(_seed(_PACKING, self.seed, number)).permutation(order)
+        order = np.random.default_rng(seed_of(_PACKING, self.seed, number)).permutation(order)
       rows = packing.first_fit(sizes[order], self._row_limits)
       parts.append(Ragged(order[rows.values], rows.offsets))
       first += count
@@ -273,16 +274,16 @@ class Batches:
     for number, (task, size) in enumerate(zip(self._tasks, self._row_counts, strict=True)):
       part = grain.MapDataset.range(first, first + size).repeat()
       if self.shuffle:
-        part = part.map_with_index(Shuffle(first, size, _seed(_ORDER, self.seed, number)))
+        part = part.map_with_index(Shuffle(first, size, seed_of(_ORDER, self.seed, number)))
       parts.append(part)
       weights.append(self._provider.get_rate(task) if len(self._tasks) > 1 else 1.0)
       first += size
     stream = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
-    return self._drawn(stream, _seed(_LISTS, self.seed))
+    return self._drawn(stream, seed_of(_LISTS, self.seed))
 
   @functools.cached_property
   def _in_order(self) -> grain.MapDataset:
-    return self._drawn(grain.MapDataset.range(self.rows), _seed(_EVALUATION))
+    return self._drawn(grain.MapDataset.range(self.rows), seed_of(_EVALUATION))
 
   def _drawn(self, stream: grain.MapDataset, seed: int) -> grain.MapDataset:
     examples = self._examples
@@ -311,31 +312,6 @@ class Batches:
     members = self._packed.members
     rows = [members[p.example] if p.example >= 0 else members.values[:0] for p in picks]
     return self._examples.packed(rows, self.lengths)
-
-
-class Shuffle:
-  """A new order in each epoch, uniform over all orders; for `grain.MapDataset.map_with_index`.
-
-  Grain's own shuffle costs 0.7 ms an example on a set of forty (it walks through 2**16 places until
-  one is in the set), and the orders of seed 0 from the second epoch on are those of seed 1.
-  """
-
-  def __init__(self, first: int, size: int, seed: int):
-    self._first, self._size, self._seed = first, size, seed
-    self._order = functools.lru_cache(maxsize=2)(self._new_order)  # a batch may span two epochs
-
-  def __call__(self, position: int, example: int) -> int:
-    """The example at a position of the endless stream, in place of the one in order."""
-    epoch = position // self._size
-    return self._first + int(self._order(epoch)[example - self._first])
-
-  def _new_order(self, epoch: int) -> np.ndarray:
-    return np.random.default_rng([self._seed, epoch]).permutation(self._size)
-
-
-def _seed(*numbers: int) -> int:
-  """One 32-bit seed of several numbers."""
-  return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1)[0])
 
 
 def _listed(tasks: list[seqio.Task]) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from kard_jax.core.files import InputError
 from tasks import spm_to_bpe
+from tasks.tokenizer_settings import DEFAULTS, Settings, token_of
 
 # What decides a folder's ids; in a stage's record.
 FILES = (
@@ -23,30 +24,10 @@ FILES = (
   "special_tokens_map.json", "tokenizer_config.json", "generation_config.json", "config.json",
 )  # fmt: skip
 
-_NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _CLEAN_UP = (
   (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
   (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
-# What a class takes for a special token that no file names.
-_END = "<|endoftext|>"
-_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-  "GPT2Tokenizer": {"bos": _END, "eos": _END, "unk": _END},
-  "Qwen2Tokenizer": {"eos": _END, "unk": _END, "pad": _END},
-  "LlamaTokenizer": {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
-  "T5Tokenizer": {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"},
-  "BertTokenizer": {
-    "unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]",
-  },
-}  # fmt: skip
-_CLASS_OF_MODEL = {
-  "gpt2": "GPT2Tokenizer",
-  "opt": "GPT2Tokenizer",
-  "qwen2": "Qwen2Tokenizer",
-  "qwen3": "Qwen2Tokenizer",
-  "t5": "T5Tokenizer",
-  "bert": "BertTokenizer",
-}
 _QWEN2_WORDS = (  # how Qwen2 splits text into words
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
   r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -102,7 +83,7 @@ def load(folder: epath.Path, file: epath.Path | None = None) -> Loaded:
   Raises:
     InputError: there is none, one cannot be read, or the files contradict one another.
   """
-  settings = _Settings.read(folder)
+  settings = Settings.read(folder)
   source, build = _found(folder, file)
   try:
     tokenizer = build(source, settings)
@@ -145,70 +126,17 @@ def load(folder: epath.Path, file: epath.Path | None = None) -> Loaded:
 
 def is_folder_of_t5(folder: epath.Path) -> bool:
   """Whether a folder has T5's own SentencePiece model."""
-  return (folder / "spiece.model").exists() and _Settings.read(folder).kind == "T5Tokenizer"
+  return (folder / "spiece.model").exists() and Settings.read(folder).kind == "T5Tokenizer"
 
 
 def t5_extra_ids(folder: epath.Path) -> int:
   """How many sentinels T5's class puts behind the pieces of its SentencePiece model."""
-  return int(_Settings.read(folder).of("extra_ids", 100))
-
-
-class _Settings(NamedTuple):
-  """What the files beside a tokenizer say."""
-
-  tokenizer: Mapping[str, Any]  # tokenizer_config.json
-  tokens: Mapping[str, Any]  # special_tokens_map.json
-  added: Mapping[str, int]  # added_tokens.json
-  models: tuple[Mapping[str, Any], ...]  # generation_config.json, config.json
-  kind: str  # the tokenizer's class
-
-  @classmethod
-  def read(cls, folder: epath.Path) -> _Settings:
-    tokenizer, tokens, added, generation, config = (
-      _read_json(folder / name)
-      for name in (
-        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-        "generation_config.json", "config.json",
-      )
-    )  # fmt: skip
-    kind = str(tokenizer.get("tokenizer_class") or config.get("tokenizer_class") or "")
-    if kind in ("", "TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer"):
-      kind = "" if kind else _CLASS_OF_MODEL.get(str(config.get("model_type")), "")
-    return cls(tokenizer, tokens, added, (generation, config), kind.removesuffix("Fast"))
-
-  def of(self, name: str, otherwise: Any = None) -> Any:
-    """A setting of tokenizer_config.json."""
-    value = self.tokenizer.get(name)
-    return otherwise if value is None else value
-
-  def special(self, tokenizer: Tokenizer) -> dict[str, AddedToken]:
-    """The special tokens that have a name, by `bos`, `eos`, and so on."""
-    found = {}
-    named = {**self.tokenizer, **({} if "added_tokens_decoder" in self.tokenizer else self.tokens)}
-    for kind in _NAMED:
-      name = f"{kind}_token"
-      if name in named:
-        if named[name]:
-          found[kind] = _token(named[name], special=True)
-      else:
-        default = _DEFAULTS.get(self.kind or "LlamaTokenizer", {}).get(kind)
-        if default is not None and tokenizer.token_to_id(default) is not None:
-          found[kind] = _token(default, special=True)
-    return found
-
-  def generation(self, kind: str) -> int | None:
-    """A special id by what the model's own files say; the first, where they name several."""
-    for source in self.models:
-      value = source.get(f"{kind}_token_id")
-      value = value[0] if isinstance(value, list) and value else value
-      if isinstance(value, int) and value >= 0:
-        return value
-    return None
+  return int(Settings.read(folder).of("extra_ids", 100))
 
 
 def _found(
   folder: epath.Path, file: epath.Path | None
-) -> tuple[epath.Path, Callable[[epath.Path, _Settings], Tokenizer]]:
+) -> tuple[epath.Path, Callable[[epath.Path, Settings], Tokenizer]]:
   """The file that a tokenizer is made of, and how."""
   if file is not None:
     return file, _from_sentencepiece if file.suffix == ".model" else _from_json
@@ -226,7 +154,7 @@ def _found(
   )
 
 
-def _from_json(file: epath.Path, settings: _Settings) -> Tokenizer:
+def _from_json(file: epath.Path, settings: Settings) -> Tokenizer:
   text = file.read_text(encoding="utf-8")
   tokenizer = Tokenizer.from_str(text)
   if settings.kind == "LlamaTokenizer" and '"ByteLevel"' not in text and _is_bpe(tokenizer):
@@ -239,7 +167,7 @@ def _from_json(file: epath.Path, settings: _Settings) -> Tokenizer:
   return tokenizer
 
 
-def _from_merges(file: epath.Path, settings: _Settings) -> Tokenizer:
+def _from_merges(file: epath.Path, settings: Settings) -> Tokenizer:
   """GPT-2's bytes in pairs; Qwen2 splits words in its own way."""
   if settings.kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
     raise InputError(
@@ -271,7 +199,7 @@ def _from_merges(file: epath.Path, settings: _Settings) -> Tokenizer:
   return tokenizer
 
 
-def _from_word_pieces(file: epath.Path, settings: _Settings) -> Tokenizer:
+def _from_word_pieces(file: epath.Path, settings: Settings) -> Tokenizer:
   """BERT's pieces, one a line."""
   if settings.kind not in ("BertTokenizer", ""):
     raise InputError(
@@ -283,7 +211,7 @@ def _from_word_pieces(file: epath.Path, settings: _Settings) -> Tokenizer:
     piece.rstrip("\r"): number
     for number, piece in enumerate(lines[: -1 if not lines[-1] else None])
   }
-  unknown = str(_DEFAULTS["BertTokenizer"]["unk"])
+  unknown = str(DEFAULTS["BertTokenizer"]["unk"])
   tokenizer = Tokenizer(models.WordPiece(vocab=vocab, unk_token=unknown))
   tokenizer.normalizer = normalizers.BertNormalizer(
     clean_text=True,
@@ -296,7 +224,7 @@ def _from_word_pieces(file: epath.Path, settings: _Settings) -> Tokenizer:
   return tokenizer
 
 
-def _from_sentencepiece(file: epath.Path, settings: _Settings) -> Tokenizer:
+def _from_sentencepiece(file: epath.Path, settings: Settings) -> Tokenizer:
   """Llama's byte pairs in a SentencePiece model."""
   is_llamas = settings.kind == "LlamaTokenizer"
   legacy = bool(settings.of("legacy", not is_llamas))
@@ -306,10 +234,12 @@ def _from_sentencepiece(file: epath.Path, settings: _Settings) -> Tokenizer:
 
 
 def _add_tokens(
-  tokenizer: Tokenizer, settings: _Settings, named: Mapping[str, AddedToken], source: epath.Path
+  tokenizer: Tokenizer, settings: Settings, named: Mapping[str, AddedToken], source: epath.Path
 ) -> None:
   """Adds what the files beside a tokenizer name and it does not have, under the ids they give."""
-  wanted = {int(id): _token(value) for id, value in settings.of("added_tokens_decoder", {}).items()}
+  wanted = {
+    int(id): token_of(value) for id, value in settings.of("added_tokens_decoder", {}).items()
+  }
   if not wanted:
     named_texts = {str(token.content) for token in named.values()}
     wanted = {
@@ -326,12 +256,12 @@ def _add_tokens(
         f"files beside it say {id}; they are of two tokenizers, or one is incomplete"
       )
   more = settings.of("additional_special_tokens", settings.tokens.get("additional_special_tokens"))
-  tokens = [*named.values(), *(_token(value, special=True) for value in more or ())]
+  tokens = [*named.values(), *(token_of(value, special=True) for value in more or ())]
   tokenizer.add_special_tokens([token for token in tokens if token.content])
 
 
 def _around(
-  tokenizer: Tokenizer, settings: _Settings, ids: Mapping[str, int | None]
+  tokenizer: Tokenizer, settings: Settings, ids: Mapping[str, int | None]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """What the original puts before and behind a text.
 
@@ -368,23 +298,3 @@ def _sentinels(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def _is_bpe(tokenizer: Tokenizer) -> bool:
   return isinstance(tokenizer.model, models.BPE)
-
-
-def _token(value: Any, special: bool | None = None) -> AddedToken:
-  """A token as a file writes it: its text, or the text with how it is found."""
-  if isinstance(value, str):
-    return AddedToken(value, special=bool(special), normalized=False)
-  flags = {name: bool(value.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
-  is_special = bool(value.get("special", False)) if special is None else special
-  normalized = bool(value.get("normalized", not is_special))
-  return AddedToken(str(value["content"]), normalized=normalized, special=is_special, **flags)
-
-
-def _read_json(file: epath.Path) -> Mapping[str, Any]:
-  if not file.exists():
-    return {}
-  try:
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return dict(values)
-  except (ValueError, TypeError) as error:
-    raise InputError(f"{file}: not a JSON object ({error})") from None
