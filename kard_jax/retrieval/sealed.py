@@ -122,7 +122,7 @@ def array(folder: files.PathLike, name: str, dtype: Any, *, remedy: str) -> np.n
   path = local(folder) / f"{name}.npy"
   try:
     value = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError, TypeError, EOFError, tokenize.TokenError) as error:
+  except (OSError, ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:
     raise files.InputError(f"{path}: not a readable array ({error}); {remedy}") from None
   if value.dtype != np.dtype(dtype) or value.ndim != 1:
     raise files.InputError(

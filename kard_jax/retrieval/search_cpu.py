@@ -7,10 +7,8 @@ postings are read from memory once for many queries.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import ctypes
 import functools
-import mmap
 import os
 import weakref
 from collections.abc import Callable
@@ -19,17 +17,15 @@ from typing import Any
 import numpy as np
 
 from kard_jax.core import files
-from kard_jax.retrieval import native
+from kard_jax.retrieval import native, resident
 from kard_jax.retrieval.index import REMEDY, Index
 from kard_jax.retrieval.queries import Encoded
 from kard_jax.retrieval.scoring import Scoring
 from kard_jax.retrieval.segment import Segment
 
-# An index up to this size is copied into large pages of memory: with pages of 4 KB a third of the
-# time of a search goes into finding out where they are. A larger one is read block by block into
-# such pages, once for a strip of many queries; for a few queries it is mapped.
+# An index up to this size is copied into memory, made ready there. A larger one is read block by
+# block into large pages, once for a strip of many queries; for a few queries it is mapped.
 _RESIDENT = 1 << 30
-_LARGE_PAGE = 1 << 21
 _FEW = 64  # queries
 _STRIP, _STRIP_READ = 256, 1024  # queries at most that walk the index together
 _STRIPS = 6  # for each thread, so that all end at about the same time
@@ -51,6 +47,8 @@ class _Segment(ctypes.Structure):
     *[
       (name, ctypes.c_int64) for name in ("rows", "width", "longest", "first", "file", "file_data")
     ],
+    ("coded", ctypes.c_void_p),
+    ("plain", ctypes.c_void_p),
   )
 
 
@@ -70,14 +68,17 @@ class Searcher:
     library = _library()
     assert library is not None
     self._library, self._where = library, index.directory
-    resident = sum(part.data.nbytes + part.chunks.nbytes for part in index.segments) <= _RESIDENT
+    in_memory = sum(part.data.nbytes + part.chunks.nbytes for part in index.segments) <= _RESIDENT
     # The kernels hold only addresses.
-    self._keep = [_arrays(part, resident) for part in index.segments]
+    self._keep = [_arrays(part, in_memory) for part in index.segments]
     self._segments = [
       _struct(part, arrays, index.scoring, number)
       for number, (part, arrays) in enumerate(zip(index.segments, self._keep, strict=True))
     ]
-    self._read = None if resident else [self._from_file(index, i) for i in range(len(self._keep))]
+    self._coded: list[tuple[np.ndarray, np.ndarray]] = []
+    for number in range(len(self._keep)) if in_memory else ():
+      self._code(index, number)
+    self._read = None if in_memory else [self._from_file(index, i) for i in range(len(self._keep))]
 
   def top_k(
     self, encode: Callable[[int, int], Weighted], queries: int, k: int, threads: int
@@ -146,6 +147,15 @@ class Searcher:
     _deal(score, len(wanted), threads)
     # As the search does: to float32 first, then the scale, which is exact.
     return (sums.astype(np.float32) * units[:, None]).astype(np.float32)
+
+  def _code(self, index: Index, number: int) -> None:
+    """Has the lists of a segment's copy say codes instead of term frequencies."""
+    struct, (data, *_, chunks) = self._segments[number], self._keep[number]
+    plain, parts = index.segments[number].data, index.scoring.parts
+    coded = resident.code(self._library, struct, parts, data, chunks, self._check)
+    if coded is not None:
+      self._coded.append((coded, plain))
+      struct.coded, struct.plain = _p(coded), _p(plain)
 
   def _from_file(self, index: Index, number: int) -> _Segment:
     """The kernel's view of a segment whose blocks are to be read from its file."""
@@ -273,8 +283,8 @@ def _strip(
   return terms[known], weights[span][known], np.ascontiguousarray(ends, np.int64)
 
 
-def _arrays(part: Segment, resident: bool) -> tuple[np.ndarray, ...]:
-  place = _in_large_pages if resident else np.ascontiguousarray
+def _arrays(part: Segment, in_memory: bool) -> tuple[np.ndarray, ...]:
+  place = resident.in_large_pages if in_memory else np.ascontiguousarray
   return (
     place(part.data),
     np.ascontiguousarray(part.block_data),
@@ -282,17 +292,6 @@ def _arrays(part: Segment, resident: bool) -> tuple[np.ndarray, ...]:
     np.ascontiguousarray(part.term_chunks),
     place(part.chunks),
   )
-
-
-def _in_large_pages(array: np.ndarray) -> np.ndarray:
-  """A copy in memory for which the system is asked for pages of megabytes."""
-  memory = mmap.mmap(-1, array.nbytes + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-  if hasattr(mmap, "MADV_HUGEPAGE"):
-    with contextlib.suppress(OSError):  # a system without them
-      memory.madvise(mmap.MADV_HUGEPAGE)
-  copy = np.ndarray(array.shape, array.dtype, buffer=memory)
-  copy[...] = array
-  return copy
 
 
 def _struct(
@@ -318,6 +317,8 @@ def _library() -> ctypes.CDLL | None:
   pointer, number = ctypes.c_void_p, ctypes.c_int64
   functions: list[tuple[str, Any, list[Any]]] = [
     ("search", number, [pointer] * 4 + [number] * 2 + [pointer] * 2),
+    ("count_pairs", number, [pointer, number, pointer]),
+    ("code", number, [pointer] * 4),
     ("results", None, [pointer] * 2 + [number] * 2 + [pointer] * 3),
     ("rescore", number, [pointer] * 4 + [number, pointer, number, pointer]),
     ("expand", number, [pointer] + [number] * 4 + [pointer] * 3),

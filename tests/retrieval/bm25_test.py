@@ -151,6 +151,49 @@ def test_more_passages_than_a_block_holds(tmp_path):
   assert_exact(Truth(texts), queries, 1000, bm25.top_k(index, queries, 1000))
 
 
+@pytest.mark.parametrize("k", [1, 20, 150])
+def test_equal_scores_of_unequal_bounds(tmp_path, monkeypatch, k):
+  """Two words as rare as each other, of which the bound of one is rounded up more than the other's.
+
+  In the second block "u" is a bitmap and "v" a list. So passages that have "u" are looked up first,
+  and those before them, of the same score, have to replace them.
+  """
+  texts = [" ".join(["v" if n < 3000 else "u", *(f"f{n % 7}{m}" for m in range(60))])
+           for n in range(3100)]  # fmt: skip
+  texts += ["v end" if n < 100 else "u end" for n in range(3100)]
+  texts[0] += " x" * 3000
+  monkeypatch.setattr(blocks, "CHARACTERS", sum(map(len, texts[:3100])))
+  index = build(tmp_path, texts)
+  assert index.segments[0].block_passages.tolist() == [0, 3100, 6200]
+  hits = bm25.top_k(index, ["u v"], k)
+  assert hits.ids_BxK[0].tolist() == list(range(3100, 3100 + k))
+  assert len(set(hits.scores_BxK[0].tolist())) == 1
+
+
+@pytest.mark.parametrize(("odd", "coded"), [(0, "all"), (120, "most"), (1500, "none")])
+def test_more_pairs_of_length_and_frequency_than_codes(tmp_path, odd, coded):
+  """Postings whose pair has no code are added apart, in a search and in a rescore."""
+  rng = np.random.default_rng(8)
+  lengths = [*rng.integers(10, 20, 3000), *rng.integers(20, 600, odd)]
+  texts = [" ".join(f"w{word}" for word in rng.zipf(1.4, length) % 200) for length in lengths]
+  index = build(tmp_path, texts, lengths="exact")
+  truth = Truth(texts, lengths="exact")
+  queries = ["w1 w2 w3 w4", "w7 w150", " ".join(f"w{n}" for n in range(60))]
+  assert_exact(truth, queries, 100, bm25.top_k(index, queries, 100))
+  if search_cpu.available():
+    searcher = search_cpu.searcher(index)
+    without = (searcher._keep[0][4]["kind"] & 4 > 0).any()
+    found = {(False, False): "none", (True, True): "most", (True, False): "all"}
+    assert found[bool(searcher._segments[0].coded), bool(without)] == coded
+  everything = np.tile(np.arange(len(texts)), (len(queries), 1))
+  rescored = bm25.rescore(index, queries, everything)
+  for query, row in zip(queries, rescored, strict=True):
+    expected, error = truth.scores(query)
+    np.testing.assert_allclose(row, expected, rtol=2e-7, atol=error)
+  on_device = bm25.top_k(index, queries, 100, mesh=mesh(1))  # expanded from coded lists
+  assert_same(on_device, bm25.top_k(index, queries, 100))
+
+
 def rescored_everywhere(index, queries, **options):
   wanted = np.random.default_rng(4).integers(-1, len(index), (len(queries), 60))
   return bm25.rescore(index, queries, wanted, **options)

@@ -364,6 +364,14 @@ print("noticed", number + 1)
 """
 
 
+def test_a_dtype_that_python_cannot_parse_is_refused(tmp_path):
+  np.save(tmp_path / "lengths.npy", np.zeros(3, np.int64))
+  data = (tmp_path / "lengths.npy").read_bytes()
+  (tmp_path / "lengths.npy").write_bytes(data.replace(b"<i8", b"08i"))
+  with pytest.raises(InputError, match="not a readable array"):
+    sealed.array(tmp_path, "lengths", np.int64, remedy="build it again")
+
+
 def test_a_hundred_corruptions_are_noticed(original, tmp_path):
   seed = str(int.from_bytes(os.urandom(3)))
   done = subprocess.run(

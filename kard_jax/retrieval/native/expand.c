@@ -25,11 +25,12 @@ int64_t kj_expand(const kj_segment *s, int64_t low, int64_t high, int64_t from, 
         int32_t doc = (c.kind & BITMAP) ? i : ((const uint16_t *)c.base)[i];
         int64_t passage = first + doc;
         if (passage < from || passage >= to || passage >= after) continue;
-        uint32_t tf = (c.kind & BITMAP) ? tf_in(&c, doc) : tf_at(&c, i);
+        uint32_t tf = (c.kind & BITMAP) ? tf_in(&c, doc) : 1;
         if (!tf) continue;
         if (passages) {
+          const uint16_t class = s->classes[passage];
           passages[count] = (int32_t)(passage - from);
-          parts[count] = part_of(s, tf, s->classes[passage]);
+          parts[count] = (c.kind & BITMAP) ? part_of(s, tf, class) : part_at(s, &c, i, class);
         }
         count++;
       }

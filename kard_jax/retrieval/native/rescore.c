@@ -58,14 +58,14 @@ static int add_term(const kj_segment *s, int32_t term, int32_t weight, const Wan
     }
     if (!here) continue;
     int32_t doc = (int32_t)(passage - s->block_passages[block]);
-    uint32_t tf = 0;
+    const uint16_t class = s->classes[passage];
     if (c.kind & BITMAP) {
-      tf = tf_in(&c, doc);
+      uint32_t tf = tf_in(&c, doc);
+      if (tf) sums[wanted[i].place] += value(s, weight, tf, class);
     } else {
       int32_t at = find((const uint16_t *)c.base, c.count, &c.at, doc);
-      if (at >= 0) tf = tf_at(&c, at);
+      if (at >= 0) sums[wanted[i].place] += share_of(weight, part_at(s, &c, at, class));
     }
-    if (tf) sums[wanted[i].place] += value(s, weight, tf, s->classes[passage]);
   }
   return 0;
 }

@@ -9,6 +9,9 @@
 
 #include "postings.h"
 
+enum { CODED = 255 };  // codes; this one stands for what has none
+enum { PLAIN = 4 };    // kj_chunk.kind of a coded list: it has that one
+
 typedef struct {
   const uint8_t *data;              // blocks, one after another
   const int64_t *block_data;        // [blocks + 1] where each block's bytes begin
@@ -28,6 +31,9 @@ typedef struct {
   int64_t first;                    // number of the segment's first passage in the index
   int64_t file, file_data;          // a file to read blocks from instead of `data`, and where its
                                     // first begins; file -1: none
+  const uint32_t *coded;            // [CODED + 1] what a code in a list stands for, in units of 2^-32;
+                                    // NULL: the bytes of lists are term frequencies
+  const uint8_t *plain;             // the same data with term frequencies, where lists are coded
 } kj_segment;
 
 static inline uint32_t part_of(const kj_segment *s, uint32_t tf, uint16_t class) {
@@ -63,6 +69,13 @@ static inline uint32_t tf_at(const Cursor *c, int32_t i) {
   return (c->kind & WIDE) ? ((const uint32_t *)c->tfs)[i] : c->tfs[i];
 }
 
+// What the passage of a list's posting gets of the term, in units of 2^-32.
+static inline uint32_t part_at(const kj_segment *s, const Cursor *c, int32_t i, uint16_t class) {
+  if (!s->coded || (c->kind & WIDE)) return part_of(s, tf_at(c, i), class);
+  uint8_t code = c->tfs[i];
+  return code == CODED ? part_of(s, s->plain[c->tfs + i - s->data], class) : s->coded[code];
+}
+
 // The term frequency of a passage in a bitmap; 0 where it does not have the term.
 static inline uint32_t tf_in(const Cursor *c, int32_t doc) {
   const uint64_t *bits = (const uint64_t *)c->base;
@@ -85,7 +98,8 @@ static inline int point(const kj_segment *s, int64_t block, const uint8_t *data,
   size_t room = (size_t)(s->block_data[block + 1] - s->block_data[block]);
   size_t size = chunk_size(chunk->kind, count, (chunk->kind & BITMAP) ? 0 : count);
   if (chunk->offset > room || size > room - chunk->offset) return 0;
-  if (chunk->kind > (BITMAP | WIDE) || chunk->offset % chunk_align(chunk->kind)) return 0;
+  int kind = s->coded ? chunk->kind & ~PLAIN : chunk->kind;
+  if (kind > (BITMAP | WIDE) || chunk->offset % chunk_align(kind)) return 0;
   c->base = data + chunk->offset;
   c->tfs = c->base + chunk_tfs(chunk->kind, count);
   c->count = (int32_t)count;

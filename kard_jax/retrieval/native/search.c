@@ -1,119 +1,90 @@
-// The k best passages of many queries, exactly, block after block of a segment's passages.
+// The k best passages of many queries, exactly, window after window of a segment's passages.
 //
 // Terms with few postings (lists) are added to the sums of all passages that have them. Terms with
-// many (bitmaps) are not looked at one by one: for 64 passages at a time one instruction adds a
-// term's weight, in coarse units, where its bit is set. That bounds, closely, what all bitmaps add
-// to a passage, and only where the sum and the bound together exceed the k-th best score so far are
-// true values looked up. This is MaxScore's idea (Turtle and Flood 1995) turned to whole words.
+// many (bitmaps) are not looked at one by one: bounds.h says what they add to a passage at most, and
+// only where the sum and the bound together exceed the k-th best score so far are true values looked
+// up, the best bound first. This is MaxScore's idea (Turtle and Flood 1995) turned to whole words.
 #define _DEFAULT_SOURCE  // madvise, pread
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#ifdef __AVX512BW__
-#include <immintrin.h>
-#endif
 
+#include "best.h"
+#include "bounds.h"
 #include "score.h"
 
-enum { GROUP = 64 };           // passages in a word of a bitmap
-enum { GROUPED = 16 };         // bitmaps whose units are added in single bytes
-enum { MOST_BITMAPS = 256 };   // of a query; further terms with many postings are added in full
-enum { WINDOW = 2048 };        // passages between two looks at the threshold
+enum { FIRST = 2048 };    // passages between two looks at the threshold while nothing can be bounded
+enum { LANES = 16, MAXIMA = BLOCK / 4 };
+enum { PART_TERMS = 4096 };  // of queries whose chunks are found at a time
+enum { SORTED = 16 };     // candidates that are worth being put in order
 enum { LARGE_PAGE = 1 << 21 };
 enum { DAMAGED = -3, NO_MEMORY = -2 };
 
 typedef struct {
-  int32_t passage, score;
+  int32_t passage;  // in the block
+  int32_t score;    // without bitmaps, where there is a bound
 } Candidate;
 
-// A bitmap's coarse units, rounded up.
 typedef struct {
-  uint8_t once;    // its weight
-  uint8_t beyond;  // what it adds at most where it stands oftener, beyond what it adds once
-} Units;
-
-typedef struct {
-  int32_t *sums;            // [BLOCK] zeros between queries
-  Candidate *found;         // [WINDOW]
-  Cursor *lists, *bitmaps;  // [most terms of a query]
-  Units *units;             // of the bitmaps
-  const uint64_t *bits[MOST_BITMAPS];  // theirs
-  uint8_t *vectors;         // [MOST_BITMAPS, 2, 64] the units, repeated
-  uint16_t *once, *beyond;  // [BLOCK] sums of units, where a passage is found
-} Scratch;
+  const uint8_t *docs, *tfs;
+  int32_t count, weight, kind;
+} List;
 
 // A query's terms in a block.
 typedef struct {
-  int32_t lists, bitmaps;
-  int32_t shift;  // a unit is 1 << shift
-  int32_t most;   // what all of them can add
+  List *lists;
+  Cursor *bitmaps;  // the heaviest MOST_BITMAPS first
+  int32_t list_count, bitmap_count;
+  int32_t most;     // what all of them can add
 } Present;
 
-// The best passages of a query so far: a heap, worst first.
 typedef struct {
-  uint64_t *heap;
-  int64_t held, k;
-} Best;
+  int32_t *sums;      // [BLOCK] zeros between queries
+  uint8_t *upper;     // [BLOCK] bounds of candidates
+  Candidate *found;   // [BLOCK]
+  Candidate *sorted;  // [BLOCK]
+  Bounds bounds;
+  List *lists;        // of some queries
+  Cursor *bitmaps;
+  Present *present;
+} Scratch;
 
-// ---- the k best. A key is the score as float32, then the earlier passage.
-
-static inline uint64_t key_of(int32_t score, int64_t passage) {
-  float rounded = (float)score;
-  uint32_t bits;
-  memcpy(&bits, &rounded, 4);  // positive floats sort as their bits do
-  return (uint64_t)bits << 32 | (uint32_t)(0xffffffffu - (uint32_t)passage);
-}
-
-static inline float score_of(uint64_t key) {
-  uint32_t bits = (uint32_t)(key >> 32);
-  float score;
-  memcpy(&score, &bits, 4);
-  return score;
-}
-
-// A passage has to exceed this to enter: those still to come lose ties.
-static inline int32_t threshold_of(const Best *best) {
-  return best->held < best->k ? 0 : (int32_t)score_of(best->heap[0]);
-}
-
-static void push(Best *best, uint64_t key) {
-  uint64_t *heap = best->heap;
-  int64_t i, k = best->k;
-  if (best->held < k) {
-    for (i = best->held++; i > 0 && heap[(i - 1) / 2] > key; i = (i - 1) / 2) {
-      heap[i] = heap[(i - 1) / 2];
-    }
-    heap[i] = key;
-    return;
-  }
-  if (key <= heap[0]) return;
-  for (i = 0;;) {
-    int64_t child = 2 * i + 1;
-    if (child >= k) break;
-    child += child + 1 < k && heap[child + 1] < heap[child];
-    if (heap[child] >= key) break;
-    heap[i] = heap[child];
-    i = child;
-  }
-  heap[i] = key;
-}
+// What does not change while some queries are searched in a block.
+typedef struct {
+  const kj_segment *s;
+  int64_t number;       // of the block
+  const uint8_t *data;
+  int64_t first;        // its first passage, in the segment
+  int32_t size;         // passages
+} Block;
 
 // ---- adding terms to the sums of a block's passages
 
-static void add_list(const kj_segment *s, const Cursor *c, const uint16_t *classes, int32_t *sums) {
-  const uint16_t *docs = (const uint16_t *)c->base;
-  if (c->kind & WIDE) {
-    for (int32_t i = 0; i < c->count; i++) {
-      sums[docs[i]] += value(s, c->weight, tf_at(c, i), classes[docs[i]]);
+static void add_list(const kj_segment *s, const List *list, const uint16_t *classes,
+                     int32_t *sums) {
+  const uint16_t *docs = (const uint16_t *)list->docs;
+  const uint8_t *tfs = list->tfs;
+  const int32_t count = list->count, weight = list->weight;
+  if (list->kind & WIDE) {
+    for (int32_t i = 0; i < count; i++) {
+      sums[docs[i]] += value(s, weight, ((const uint32_t *)tfs)[i], classes[docs[i]]);
     }
     return;
   }
-  const uint8_t *tfs = c->tfs;
-  const int32_t count = c->count, weight = c->weight;
+  if (!s->coded) {
+    for (int32_t i = 0; i < count; i++) {
+      uint16_t doc = docs[i];
+      sums[doc] += value(s, weight, tfs[i], classes[doc]);
+    }
+    return;
+  }
+  const uint32_t *coded = s->coded;  // nothing for CODED, which comes after
+  for (int32_t i = 0; i < count; i++) sums[docs[i]] += share_of(weight, coded[tfs[i]]);
+  if (!(list->kind & PLAIN)) return;
+  const uint8_t *plain = s->plain + (tfs - s->data);
   for (int32_t i = 0; i < count; i++) {
-    uint16_t doc = docs[i];
-    sums[doc] += value(s, weight, tfs[i], classes[doc]);
+    if (tfs[i] == CODED) sums[docs[i]] += value(s, weight, plain[i], classes[docs[i]]);
   }
 }
 
@@ -128,133 +99,9 @@ static void add_bitmap(const kj_segment *s, const Cursor *c, int32_t from, int32
   }
 }
 
-// ---- bounds
+// ---- candidates
 
-// What bitmaps can add to a passage that has so many units of them.
-static inline int32_t bound_of(uint32_t once, uint32_t beyond, uint32_t one, Present present) {
-  // In units of 1 << (shift - 8). Two more: the shift rounds down, and `one` stops short of 1.
-  uint32_t fine = (once * one >> 8) + (beyond << 8) + 2 + present.bitmaps / GROUPED;
-  // Each true value is rounded, so it may exceed its share by half: `bitmaps` makes up for that.
-  return (int32_t)(fine << (present.shift - 8)) + present.bitmaps;
-}
-
-// Rounds the weights of bitmaps, of which the heaviest come first, up to units, so that those of
-// any GROUPED in a row are at most 255 in all, those beyond included.
-static int32_t make_units(Scratch *scratch, int32_t count) {
-  const Cursor *c = scratch->bitmaps;
-  Units *units = scratch->units;
-  int64_t total = 0;
-  for (int32_t i = 0; i < count && i < GROUPED; i++) total += c[i].weight + c[i].beyond;
-  int32_t shift = 8;
-  while ((total >> shift) + 2 * GROUPED > 255) shift++;
-  for (int32_t i = 0; i < count; i++) {
-    units[i].once = (uint8_t)((c[i].weight + (1 << shift) - 1) >> shift);
-    units[i].beyond = (uint8_t)((c[i].beyond + (1 << shift) - 1) >> shift);
-    scratch->bits[i] = (const uint64_t *)c[i].base;
-    memset(scratch->vectors + (size_t)i * 128, units[i].once, 64);
-    memset(scratch->vectors + (size_t)i * 128 + 64, units[i].beyond, 64);
-  }
-  return shift;
-}
-
-#ifdef __AVX512BW__
-// Adds up units of bitmaps [from, to) for 64 passages, in bytes: of the term, and beyond once.
-static inline void add_units(const Scratch *scratch, int32_t from, int32_t to, int32_t word,
-                             __m512i units[2]) {
-  __m512i once = _mm512_setzero_si512(), beyond = _mm512_setzero_si512();
-  for (int32_t i = from; i < to; i++) {
-    const uint64_t *bits = scratch->bits[i] + word * 2;
-    const uint8_t *vectors = scratch->vectors + (size_t)i * 128;
-    once = _mm512_mask_add_epi8(once, bits[0], once, _mm512_load_si512(vectors));
-    beyond = _mm512_mask_add_epi8(beyond, bits[1], beyond, _mm512_load_si512(vectors + 64));
-  }
-  units[0] = once;
-  units[1] = beyond;
-}
-
-static inline __m512i widen(__m512i bytes, int half) {
-  return _mm512_cvtepu8_epi16(half ? _mm512_extracti64x4_epi64(bytes, 1)
-                                   : _mm512_castsi512_si256(bytes));
-}
-
-static inline __m512i widen_more(__m512i words, int half) {
-  return _mm512_cvtepu16_epi32(half ? _mm512_extracti64x4_epi64(words, 1)
-                                    : _mm512_castsi512_si256(words));
-}
-#endif
-
-// Which of 64 passages have a sum and a bound that together exceed the threshold: a bit for each.
-static inline uint64_t above(Scratch *scratch, Present present, const uint16_t *ones,
-                             const int32_t *sums, int32_t word, int32_t threshold) {
-  uint64_t found = 0;
-#ifdef __AVX512BW__
-  const __m512i least = _mm512_set1_epi32(threshold - present.bitmaps);
-  const int32_t slack = 2 + present.bitmaps / GROUPED, shift = present.shift - 8;
-  __m512i units[2], once[2], beyond[2];
-  add_units(scratch, 0, present.bitmaps < GROUPED ? present.bitmaps : GROUPED, word, units);
-  for (int half = 0; half < 2; half++) {
-    once[half] = widen(units[0], half);
-    beyond[half] = widen(units[1], half);
-  }
-  for (int32_t group = GROUPED; group < present.bitmaps; group += GROUPED) {
-    int32_t end = present.bitmaps - group < GROUPED ? present.bitmaps : group + GROUPED;
-    add_units(scratch, group, end, word, units);
-    for (int half = 0; half < 2; half++) {
-      once[half] = _mm512_add_epi16(once[half], widen(units[0], half));
-      beyond[half] = _mm512_add_epi16(beyond[half], widen(units[1], half));
-    }
-  }
-  for (int half = 0; half < 2; half++) {  // as bound_of
-    __m512i one = _mm512_loadu_si512(ones + half * 32), fine[2];
-    if (present.bitmaps <= GROUPED) {  // two bytes are enough for it
-      __m512i words = _mm512_mulhi_epu16(_mm512_slli_epi16(once[half], 8), one);
-      words = _mm512_add_epi16(words, _mm512_slli_epi16(beyond[half], 8));
-      words = _mm512_add_epi16(words, _mm512_set1_epi16((short)slack));
-      fine[0] = widen_more(words, 0);
-      fine[1] = widen_more(words, 1);
-    } else {
-      for (int quarter = 0; quarter < 2; quarter++) {
-        __m512i product = _mm512_mullo_epi32(widen_more(once[half], quarter),
-                                             widen_more(one, quarter));
-        __m512i more = _mm512_slli_epi32(widen_more(beyond[half], quarter), 8);
-        fine[quarter] = _mm512_add_epi32(_mm512_srli_epi32(product, 8), more);
-        fine[quarter] = _mm512_add_epi32(fine[quarter], _mm512_set1_epi32(slack));
-      }
-    }
-    for (int quarter = 0; quarter < 2; quarter++) {
-      __m512i bound = _mm512_slli_epi32(fine[quarter], (unsigned)shift);
-      __m512i sum = _mm512_loadu_si512(sums + half * 32 + quarter * 16);
-      uint64_t mask = _mm512_cmpgt_epi32_mask(_mm512_add_epi32(sum, bound), least);
-      found |= mask << (half * 32 + quarter * 16);
-    }
-  }
-  for (int half = 0; found && half < 2; half++) {
-    _mm512_storeu_si512(scratch->once + word * GROUP + half * 32, once[half]);
-    _mm512_storeu_si512(scratch->beyond + word * GROUP + half * 32, beyond[half]);
-  }
-#else
-  uint16_t *once = scratch->once + word * GROUP, *beyond = scratch->beyond + word * GROUP;
-  memset(once, 0, GROUP * sizeof(uint16_t));
-  memset(beyond, 0, GROUP * sizeof(uint16_t));
-  for (int32_t i = 0; i < present.bitmaps; i++) {
-    const uint64_t *bits = scratch->bits[i] + word * 2;
-    for (uint64_t left = bits[0]; left; left &= left - 1) {
-      once[__builtin_ctzll(left)] += scratch->units[i].once;
-    }
-    for (uint64_t left = bits[1]; left; left &= left - 1) {
-      beyond[__builtin_ctzll(left)] += scratch->units[i].beyond;
-    }
-  }
-  int32_t sum[GROUP];
-  for (int i = 0; i < GROUP; i++) {
-    sum[i] = sums[i] + bound_of(once[i], beyond[i], ones[i], present);
-  }
-  for (int i = 0; i < GROUP; i++) found |= (uint64_t)(sum[i] > threshold) << i;
-#endif
-  return found;
-}
-
-// Without bitmaps, or where they are in the sums.
+// Which of 64 passages have sums above the threshold.
 static inline uint64_t above_alone(const int32_t *sums, int32_t threshold) {
   uint64_t found = 0;
 #ifdef __AVX512BW__
@@ -272,129 +119,261 @@ static inline uint64_t above_alone(const int32_t *sums, int32_t threshold) {
   return found;
 }
 
-// Takes the passages of a window that may exceed the threshold, and sets its sums back to zero.
-static int32_t collect(Scratch *scratch, Present present, const uint16_t *ones, int32_t from,
-                       int32_t to, int32_t threshold) {
-  const int bounded = threshold > 0 && present.bitmaps > 0;
+// Takes the passages of which `bounded` says that they may exceed the threshold, and sets all sums
+// back to zero. Compiled anew for each small number of bitmaps.
+static inline __attribute__((always_inline)) int32_t collect(
+    Scratch *scratch, const uint16_t *ones, int32_t from, int32_t to, int32_t threshold,
+    const int bounded, const int few) {
+  const Bounds *b = &scratch->bounds;
+  const int32_t least = bounded ? (threshold >> b->shift) - b->slack : threshold;
+  const Held held = hold(b, least, few);
+  uint8_t *upper = scratch->upper;
+  Candidate *found = scratch->found;
   int32_t count = 0;
-  for (int32_t doc = from; doc < to; doc += GROUP) {
+  for (int64_t doc = from; doc < to; doc += GROUP) {
     int32_t *sums = scratch->sums + doc;
-    uint64_t left = bounded ? above(scratch, present, ones + doc, sums, doc / GROUP, threshold)
+    uint64_t left = bounded ? above(b, &held, ones + doc, sums, doc / GROUP, upper + doc, few)
                             : above_alone(sums, threshold);
     for (; left; left &= left - 1) {
       int i = __builtin_ctzll(left);
-      scratch->found[count++] = (Candidate){doc + i, sums[i]};
+      found[count++] = (Candidate){(int32_t)doc + i, sums[i]};
     }
     memset(sums, 0, GROUP * sizeof(int32_t));
   }
   return count;
 }
 
-// ---- one query in one window
-
-// Adds the bitmaps' true values to a passage's sum, the heaviest first. Returns 0 as soon as it is
-// found not to exceed the threshold.
-static int32_t look_up(const kj_segment *s, const Scratch *scratch, Present present,
-                       Candidate candidate, int64_t first, int32_t threshold) {
-  const int32_t doc = candidate.passage, word = doc / GROUP * 2, place = doc % GROUP;
-  const uint16_t class = s->classes[first + doc], one = s->ones[first + doc];
-  const uint32_t part = part_of(s, 1, class);
-  int32_t score = candidate.score;
-  uint32_t once = scratch->once[doc], beyond = scratch->beyond[doc];
-  uint64_t has[MOST_BITMAPS / 64] = {0};  // no branch to guess wrong for each bitmap
-  for (int32_t i = 0; i < present.bitmaps; i++) {
-    has[i / 64] |= (scratch->bits[i][word] >> place & 1) << (i % 64);
+static int32_t collect_bounded(Scratch *scratch, const uint16_t *ones, int32_t from, int32_t to,
+                               int32_t threshold) {
+  switch (scratch->bounds.groups == 1 ? scratch->bounds.count : 0) {
+    case 1: return collect(scratch, ones, from, to, threshold, 1, 1);
+    case 2: return collect(scratch, ones, from, to, threshold, 1, 2);
+    case 3: return collect(scratch, ones, from, to, threshold, 1, 3);
+    case 4: return collect(scratch, ones, from, to, threshold, 1, 4);
+    case 5: return collect(scratch, ones, from, to, threshold, 1, 5);
+    case 6: return collect(scratch, ones, from, to, threshold, 1, 6);
+    case 7: return collect(scratch, ones, from, to, threshold, 1, 7);
+    case 8: return collect(scratch, ones, from, to, threshold, 1, 8);
+    default: return collect(scratch, ones, from, to, threshold, 1, 0);
   }
-  for (int32_t group = 0; group < present.bitmaps; group += 64) {
+}
+
+// Puts candidates in order, the highest bound first, those of equal bounds as they stand.
+static const Candidate *sort(Scratch *scratch, int32_t count) {
+  const Candidate *found = scratch->found;
+  if (count < SORTED) return found;
+  int32_t places[256] = {0}, place = 0;
+  for (int32_t i = 0; i < count; i++) places[scratch->upper[found[i].passage]]++;
+  for (int bound = 255; bound >= 0; bound--) {
+    int32_t here = places[bound];
+    places[bound] = place;
+    place += here;
+  }
+  for (int32_t i = 0; i < count; i++) {
+    scratch->sorted[places[scratch->upper[found[i].passage]]++] = found[i];
+  }
+  return scratch->sorted;
+}
+
+// Adds the bitmaps' true values to a passage's sum. Returns 0 if it is found not to exceed the
+// threshold.
+static int32_t look_up(const Block *block, const Bounds *b, const Cursor *bitmaps,
+                       Candidate candidate, int32_t threshold) {
+  const int32_t doc = candidate.passage, word = doc / GROUP * 2, place = doc % GROUP;
+  const uint16_t class = block->s->classes[block->first + doc];
+  const uint32_t part = part_of(block->s, 1, class);
+  int32_t score = candidate.score;
+  uint64_t has[MOST_BITMAPS / 64] = {0};  // no branch to guess wrong for each bitmap
+  for (int32_t i = 0; i < b->count; i++) {
+    has[i / 64] |= (b->bits[i][word] >> place & 1) << (i % 64);
+  }
+  int32_t repeated[MOST_BITMAPS], count = 0;
+  int64_t most = 0;  // that they can add
+  for (int32_t group = 0; group < b->count; group += 64) {
     for (uint64_t left = has[group / 64]; left; left &= left - 1) {
       int32_t i = group + __builtin_ctzll(left);
-      const Cursor *c = &scratch->bitmaps[i];
-      once -= scratch->units[i].once;
-      if (scratch->bits[i][word + 1] >> place & 1) {
-        beyond -= scratch->units[i].beyond;
-        score += value(s, c->weight, tf_in(c, doc), class);
-      } else {
-        score += share_of(c->weight, part);
-      }
-      if (score + bound_of(once, beyond, one, present) <= threshold) return 0;
+      score += share_of(bitmaps[i].weight, part);
+      int more = b->bits[i][word + 1] >> place & 1;
+      repeated[count] = i;
+      count += more;
+      most += more ? bitmaps[i].beyond : 0;
     }
+  }
+  if (score + most <= threshold) return 0;
+  for (int32_t i = 0; i < count; i++) {
+    const Cursor *c = &bitmaps[repeated[i]];
+    score += value(block->s, c->weight, tf_in(c, doc), class) - share_of(c->weight, part);
   }
   return score;
 }
 
-static void search_window(const kj_segment *s, Scratch *scratch, Best *best, Present present,
-                          int32_t from, int32_t to, int64_t first) {
-  int32_t threshold = threshold_of(best);
-  const int bounded = threshold > 0;
-  for (int32_t i = 0; !bounded && i < present.bitmaps; i++) {
-    add_bitmap(s, &scratch->bitmaps[i], from, to, s->classes + first, scratch->sums);
+// ---- a first threshold
+
+// A score that k passages of a block exceed by their lists alone, or 0: the k-th best of the maxima
+// of disjoint sets of passages. maxima: room for MAXIMA.
+static int32_t first_threshold(const int32_t *sums, int32_t size, int64_t k, int32_t *maxima) {
+  // Sets as large as leaves eight times as many of them as are wanted: few of the k best share one.
+  int32_t rows = 16;
+  while (rows > 1 && size / (4 * rows) < 8 * k) rows /= 2;
+  int32_t count = 0, highest = 0;
+  for (int32_t row = 0; row < size; row += rows * GROUP, count += LANES) {
+    const int32_t end = row + rows * GROUP;  // a block has room for whole sets
+#ifdef __AVX512BW__
+    __m512i most = _mm512_setzero_si512();
+    for (int32_t at = row; at < end; at += LANES) {
+      most = _mm512_max_epi32(most, _mm512_loadu_si512(sums + at));
+    }
+    _mm512_storeu_si512(maxima + count, most);
+#else
+    memset(maxima + count, 0, LANES * sizeof(int32_t));
+    for (int32_t at = row; at < end; at += LANES) {
+      for (int i = 0; i < LANES; i++) {
+        if (sums[at + i] > maxima[count + i]) maxima[count + i] = sums[at + i];
+      }
+    }
+#endif
   }
-  int32_t count = collect(scratch, present, s->ones + first, from, to, threshold);
-  for (int32_t i = 0; i < count; i++) {
-    Candidate candidate = scratch->found[i];
-    int32_t score = bounded ? look_up(s, scratch, present, candidate, first, threshold)
-                            : candidate.score;
-    if (score <= threshold) continue;
-    push(best, key_of(score, s->first + first + candidate.passage));
-    threshold = threshold_of(best);
+  for (int32_t i = 0; i < count; i++) highest = highest > maxima[i] ? highest : maxima[i];
+  int32_t low = 0, high = highest;  // k exceed low, or it is 0
+  for (int step = 0; step < 12 && high - low > 1; step++) {
+    int32_t middle = low + (high - low) / 2, above = 0;
+    for (int32_t i = 0; i < count; i++) above += maxima[i] > middle;
+    if (above >= k) low = middle; else high = middle;
   }
+  return low;
 }
 
 // ---- one query in one block
 
-static void prefetch(const Cursor *c) {
-  // A list is short: its lines would be missed one by one. A bitmap is read in order.
-  int32_t ahead = c->count < 512 ? c->count : 512;
-  for (int32_t i = 0; i < ahead * 2; i += 64) __builtin_prefetch(c->base + i);
-  for (int32_t i = 0; i < ahead; i += 64) __builtin_prefetch(c->tfs + i);
+static void search_block(const Block *block, Scratch *scratch, Best *best, const Present *present) {
+  const kj_segment *s = block->s;
+  const uint16_t *classes = s->classes + block->first, *ones = s->ones + block->first;
+  const int64_t number = s->first + block->first;  // of the block's first passage in the index
+  for (int32_t i = 0; i < present->list_count; i++) {
+    add_list(s, &present->lists[i], classes, scratch->sums);
+  }
+  int32_t bitmaps = present->bitmap_count < MOST_BITMAPS ? present->bitmap_count : MOST_BITMAPS;
+  for (int32_t i = bitmaps; i < present->bitmap_count; i++) {
+    add_bitmap(s, &present->bitmaps[i], 0, block->size, classes, scratch->sums);
+  }
+  int32_t least = 0;
+  if (best->held < best->k && bitmaps) {
+    least = first_threshold(scratch->sums, block->size, best->k, (int32_t *)scratch->sorted);
+  }
+  for (int32_t from = 0, to; from < block->size; from = to) {
+    int32_t threshold = threshold_of(best, number + from);
+    if (threshold < least) threshold = least;
+    const int bounded =
+      bitmaps && threshold && make_bounds(present->bitmaps, bitmaps, threshold, &scratch->bounds);
+    to = from + (bounded || (threshold && !bitmaps) ? BLOCK : FIRST);
+    if (to > block->size) to = block->size;
+    for (int32_t i = 0; !bounded && i < bitmaps; i++) {
+      add_bitmap(s, &present->bitmaps[i], from, to, classes, scratch->sums);
+    }
+    int32_t count = bounded ? collect_bounded(scratch, ones, from, to, threshold)
+                            : collect(scratch, ones, from, to, threshold, 0, 0);
+    const Candidate *found = bounded ? sort(scratch, count) : scratch->found;
+    for (int32_t i = 0; i < count; i++) {
+      int32_t score = found[i].score;
+      if (bounded) {
+        int32_t upper = scratch->upper[found[i].passage];
+        if (upper < 255 && upper + scratch->bounds.slack <= threshold >> scratch->bounds.shift) {
+          if (count < SORTED) continue;
+          break;
+        }
+        score = look_up(block, &scratch->bounds, present->bitmaps, found[i], threshold);
+      }
+      if (score <= threshold) continue;
+      push(best, key_of(score, number + found[i].passage));
+      // By bounds, any passage of the window may still come.
+      int32_t now = threshold_of(best, number + (bounded ? from : found[i].passage + 1));
+      if (now > threshold) threshold = now;
+    }
+  }
+}
+
+// ---- the terms of queries in a block
+
+static void prefetch(const Present *present) {
+  for (int32_t i = 0; i < present->list_count; i++) {
+    const List *list = &present->lists[i];
+    int32_t ahead = list->count < 512 ? list->count : 512;
+    for (int32_t j = 0; j < ahead * 2; j += 64) __builtin_prefetch(list->docs + j);
+    for (int32_t j = 0; j < ahead; j += 64) __builtin_prefetch(list->tfs + j);
+  }
 }
 
 // Finds the chunks of a query's terms in a block. Their places in the directory are kept in `next`,
-// so that it is walked once. most is DAMAGED when a chunk does not lie in its block.
-static Present gather(const kj_segment *s, int64_t block, const uint8_t *data, const int32_t *terms,
-                      const int32_t *weights, int64_t count, int64_t *next, Scratch *scratch) {
-  Present present = {0, 0, 0, 0};
+// so that it is walked once. 0 when a chunk does not lie in its block.
+static int gather(const Block *block, const int32_t *terms, const int32_t *weights, int64_t count,
+                  int64_t *next, Present *present) {
+  const kj_segment *s = block->s;
+  present->list_count = present->bitmap_count = present->most = 0;
   for (int64_t i = 0; i < count; i++) {
     int64_t end = s->term_chunks[terms[i] + 1];
-    while (next[i] < end && s->chunks[next[i]].block < block) next[i]++;
-    if (next[i] == end || s->chunks[next[i]].block != block) continue;
-    const kj_chunk *chunk = &s->chunks[next[i]];
-    const int bounded = (chunk->kind & BITMAP) && present.bitmaps < MOST_BITMAPS;
-    Cursor *c = bounded ? &scratch->bitmaps[present.bitmaps] : &scratch->lists[present.lists];
-    if (!point(s, block, data, chunk, weights[i], c)) return (Present){0, 0, 0, DAMAGED};
-    *(bounded ? &present.bitmaps : &present.lists) += 1;
-    present.most += c->bound;
-    prefetch(c);
-  }
-  // The heaviest bitmap first: what it does not add drops the most candidates.
-  for (int32_t i = 1; i < present.bitmaps; i++) {
-    Cursor moved = scratch->bitmaps[i];
-    int32_t j = i;
-    for (; j > 0 && scratch->bitmaps[j - 1].weight < moved.weight; j--) {
-      scratch->bitmaps[j] = scratch->bitmaps[j - 1];
+    while (next[i] < end && s->chunks[next[i]].block < block->number) next[i]++;
+    if (next[i] == end || s->chunks[next[i]].block != block->number) continue;
+    Cursor c;
+    if (!point(s, block->number, block->data, &s->chunks[next[i]], weights[i], &c)) return 0;
+    present->most += c.bound;
+    if (!(c.kind & BITMAP)) {
+      List *list = &present->lists[present->list_count++];
+      *list = (List){c.base, c.tfs, c.count, c.weight, c.kind};
+      continue;
     }
-    scratch->bitmaps[j] = moved;
+    // The heaviest bitmap first, so that the lightest are left over.
+    int32_t j = present->bitmap_count++;
+    if (j >= MOST_BITMAPS) {
+      Cursor *lightest = &present->bitmaps[MOST_BITMAPS - 1];
+      if (lightest->weight >= c.weight) {
+        present->bitmaps[j] = c;
+        continue;
+      }
+      present->bitmaps[j] = *lightest;
+      j = MOST_BITMAPS - 1;
+    }
+    for (; j > 0 && present->bitmaps[j - 1].weight < c.weight; j--) {
+      present->bitmaps[j] = present->bitmaps[j - 1];
+    }
+    present->bitmaps[j] = c;
   }
-  return present;
+  return 1;
 }
 
-static int search_block(const kj_segment *s, int64_t block, const uint8_t *data, const int32_t *terms,
-                        const int32_t *weights, int64_t count, int64_t *next, Scratch *scratch,
-                        Best *best) {
-  Present present = gather(s, block, data, terms, weights, count, next, scratch);
-  if (present.most == DAMAGED) return DAMAGED;
-  if (present.most <= threshold_of(best)) return 0;  // also: none of the terms is here
-  present.shift = make_units(scratch, present.bitmaps);
-  int64_t first = s->block_passages[block];
-  int32_t size = (int32_t)(s->block_passages[block + 1] - first);
-  for (int32_t i = 0; i < present.lists; i++) {
-    const Cursor *c = &scratch->lists[i];
-    if (c->kind & BITMAP) add_bitmap(s, c, 0, size, s->classes + first, scratch->sums);
-    else add_list(s, c, s->classes + first, scratch->sums);
+// ---- many queries
+
+typedef struct {
+  const int32_t *terms, *weights;  // of all queries, distinct within each, one query after another
+  const int64_t *ends;             // how many up to and with each query
+  int64_t *next;                   // each term's place in the directory
+  Best *best;
+} Queries;
+
+static inline int64_t begin_of(const Queries *queries, int64_t q) {
+  return q ? queries->ends[q - 1] : 0;
+}
+
+// Searches queries [low, high) in a block.
+static int search_part(const Block *block, const Queries *queries, int64_t low, int64_t high,
+                        Scratch *scratch) {
+  const int64_t offset = begin_of(queries, low);
+  for (int64_t q = low; q < high; q++) {
+    int64_t begin = begin_of(queries, q);
+    Present *present = &scratch->present[q - low];
+    present->lists = scratch->lists + (begin - offset);
+    present->bitmaps = scratch->bitmaps + (begin - offset);
+    if (!gather(block, queries->terms + begin, queries->weights + begin, queries->ends[q] - begin,
+                queries->next + begin, present)) {
+      return DAMAGED;
+    }
   }
-  for (int32_t from = 0, to; from < size; from = to) {
-    to = from + WINDOW < size ? from + WINDOW : size;
-    search_window(s, scratch, best, present, from, to, first);
+  for (int64_t q = low; q < high; q++) {
+    const Present *present = &scratch->present[q - low];
+    if (q + 1 < high) prefetch(present + 1);
+    Best *best = &queries->best[q];
+    // Also: none of the terms is here.
+    if (present->most <= threshold_of(best, block->s->first + block->first)) continue;
+    search_block(block, scratch, best, present);
   }
   return 0;
 }
@@ -421,6 +400,44 @@ static int64_t largest_block(const kj_segment *s) {
   return most;
 }
 
+// How many queries from `low` on are searched together: those whose cursors stay in the cache.
+static int64_t part_end(const Queries *queries, int64_t count, int64_t low) {
+  int64_t high = low + 1;
+  while (high < count && queries->ends[high] - begin_of(queries, low) <= PART_TERMS) high++;
+  return high;
+}
+
+static int search_blocks(const kj_segment *s, const Queries *queries, int64_t count,
+                         Scratch *scratch, uint8_t *buffer) {
+  for (int64_t i = 0; i < (count ? queries->ends[count - 1] : 0); i++) {
+    int64_t begin = s->term_chunks[queries->terms[i]], end = s->term_chunks[queries->terms[i] + 1];
+    if (begin > end || end > s->directory) return DAMAGED;
+    queries->next[i] = begin;
+  }
+  // All queries of a block, then the next block: its postings are in the cache for many of them.
+  for (int64_t number = 0; number < s->blocks; number++) {
+    const int64_t first = s->block_passages[number];
+    Block block = {s, number, block_bytes(s, number, buffer), first,
+                   (int32_t)(s->block_passages[number + 1] - first)};
+    if (!block.data) return DAMAGED;
+    for (int64_t low = 0, high; low < count; low = high) {
+      high = part_end(queries, count, low);
+      int result = search_part(&block, queries, low, high, scratch);
+      if (result) return result;
+    }
+  }
+  return 0;
+}
+
+static void *large_pages(size_t size) {
+  size = (size + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+  void *pages = aligned_alloc(LARGE_PAGE, size);
+#ifdef MADV_HUGEPAGE
+  if (pages) madvise(pages, size, MADV_HUGEPAGE);
+#endif
+  return pages;
+}
+
 // Continues the search of some queries with the passages of a segment.
 // terms, weights: of all queries, distinct within each, one query after another; ends[q]: how many
 // up to and with query q; a weight is what the term adds at most, in whole units of the query.
@@ -429,64 +446,46 @@ static int64_t largest_block(const kj_segment *s) {
 int64_t kj_search(const kj_segment *s, const int32_t *terms, const int32_t *weights,
                   const int64_t *ends, int64_t queries, int64_t k, uint64_t *heaps,
                   int64_t *held) {
-  int64_t most = 0, total = queries ? ends[queries - 1] : 0, result = 0;
+  int64_t total = queries ? ends[queries - 1] : 0, longest = 0, result = 0;
   for (int64_t q = 0; q < queries; q++) {
     int64_t count = ends[q] - (q ? ends[q - 1] : 0);
-    most = count > most ? count : most;
+    longest = count > longest ? count : longest;
   }
+  int64_t part = total < PART_TERMS ? total : longest > PART_TERMS ? longest : PART_TERMS;
   // What is written at random lies in one large page: small ones would be looked for at every step.
-  uint8_t *page = aligned_alloc(LARGE_PAGE, LARGE_PAGE);
-#ifdef MADV_HUGEPAGE
-  if (page) madvise(page, LARGE_PAGE, MADV_HUGEPAGE);
-#endif
-  if (page) memset(page, 0, BLOCK * sizeof(int32_t));
-  Scratch scratch = {
-    .sums = (int32_t *)page,
-    .once = (uint16_t *)(page + BLOCK * 4),
-    .beyond = (uint16_t *)(page + BLOCK * 6),
-    .found = (Candidate *)(page + BLOCK * 8),
-    .vectors = page + BLOCK * 8 + WINDOW * sizeof(Candidate),
-    .lists = malloc((size_t)(most + 1) * sizeof(Cursor)),
-    .bitmaps = malloc((size_t)(most + 1) * sizeof(Cursor)),
-    .units = malloc((size_t)(most + 1) * sizeof(Units)),
-  };
+  uint8_t *page = large_pages(BLOCK * (5 + 2 * sizeof(Candidate)));
+  uint8_t *buffer = s->file < 0 ? NULL : large_pages((size_t)largest_block(s));
+  Scratch *scratch = aligned_alloc(64, sizeof(Scratch));
+  List *lists = malloc((size_t)(part + 1) * sizeof(List));
+  Cursor *bitmaps = malloc((size_t)(part + 1) * sizeof(Cursor));
+  Present *present = malloc((size_t)(queries + 1) * sizeof(Present));
   int64_t *next = malloc((size_t)(total + 1) * sizeof(int64_t));
-  if (!page || !scratch.lists || !scratch.bitmaps || !scratch.units || !next) result = NO_MEMORY;
-  uint8_t *buffer = NULL;
-  int64_t room = s->file < 0 ? 0 : (largest_block(s) + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
-  if (room) {
-    buffer = mmap(NULL, (size_t)room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (buffer == MAP_FAILED) {
-      buffer = NULL;
-      result = NO_MEMORY;
-    }
-#ifdef MADV_HUGEPAGE
-    if (buffer) madvise(buffer, (size_t)room, MADV_HUGEPAGE);
-#endif
-  }
-  for (int64_t i = 0; i < total && !result; i++) {
-    int64_t begin = s->term_chunks[terms[i]], end = s->term_chunks[terms[i] + 1];
-    if (begin > end || end > s->directory) result = DAMAGED;
-    next[i] = begin;
-  }
-  // All queries of a block, then the next block: its postings are in the cache for many of them.
-  for (int64_t block = 0; block < s->blocks && !result; block++) {
-    const uint8_t *data = block_bytes(s, block, buffer);
-    if (!data) result = DAMAGED;
-    for (int64_t q = 0; q < queries && !result; q++) {
-      int64_t begin = q ? ends[q - 1] : 0;
-      Best best = {heaps + q * k, held[q], k};
-      result = search_block(s, block, data, terms + begin, weights + begin, ends[q] - begin,
-                            next + begin, &scratch, &best);
-      held[q] = best.held;
-    }
+  Best *best = malloc((size_t)(queries + 1) * sizeof(Best));
+  if (!page || !scratch || !lists || !bitmaps || !present || !next || !best ||
+      (s->file >= 0 && !buffer)) {
+    result = NO_MEMORY;
+  } else {
+    memset(page, 0, BLOCK * sizeof(int32_t));
+    scratch->sums = (int32_t *)page;
+    scratch->upper = page + BLOCK * 4;
+    scratch->found = (Candidate *)(page + BLOCK * 5);
+    scratch->sorted = scratch->found + BLOCK;
+    scratch->lists = lists;
+    scratch->bitmaps = bitmaps;
+    scratch->present = present;
+    for (int64_t q = 0; q < queries; q++) best[q] = (Best){heaps + q * k, held[q], k};
+    Queries all = {terms, weights, ends, next, best};
+    result = search_blocks(s, &all, queries, scratch, buffer);
+    for (int64_t q = 0; q < queries; q++) held[q] = best[q].held;
   }
   free(page);
-  free(scratch.lists);
-  free(scratch.bitmaps);
-  free(scratch.units);
+  free(buffer);
+  free(scratch);
+  free(lists);
+  free(bitmaps);
+  free(present);
   free(next);
-  if (buffer) munmap(buffer, (size_t)room);
+  free(best);
   return result;
 }
 
