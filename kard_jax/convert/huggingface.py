@@ -41,6 +41,7 @@ FAMILIES: dict[str, ModuleType] = {
   "bert": bert,
   "t5": t5,
   "mt5": t5,
+  "umt5": t5,
   "gpt2": gpt2,
   "opt": opt,
   **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), llama),
@@ -113,6 +114,8 @@ def abstract(
     inputs: how many token arrays it is called with.
     partitioner: mesh and rules; None puts all on the first device.
   """
+  if partitioner is not None:
+    _ = partitioner.mesh  # before anything starts the backend: it may ask for more CPU devices
   tokens = [jax.ShapeDtypeStruct((1, 8), jnp.int32)] * inputs
   boxed = jax.eval_shape(network.init, jax.random.key(0), *tokens)["params"]
   shapes = nn.meta.unbox(boxed)

@@ -1,4 +1,4 @@
-"""T5 in Hugging Face's words: T5 1.0, 1.1, Flan, ByT5 (model_type t5) and mT5.
+"""T5 in Hugging Face's words: T5 1.0, 1.1, Flan, ByT5 (model_type t5), mT5 and umT5.
 
 transformers 5 ties every T5's tables unless a checkpoint brings a different `lm_head.weight`; what
 config.json says of tying decides only whether the decoder's output is scaled before the head.
@@ -44,13 +44,13 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
   """The network's attributes that a config.json decides.
 
   Args:
-    config: of a T5 or mT5.
+    config: of a T5, mT5 or umT5.
     tensors: decide whether the head has a table of its own; None: what config.json says does.
 
   Raises:
     InputError: an option that `student.t5` does not have.
   """
-  multilingual = config.model_type == "mt5"  # always 1.1's shape
+  multilingual = config.model_type in ("mt5", "umt5")  # 1.1's shape unless it says otherwise
   projection = config.get("feed_forward_proj", "gated-gelu" if multilingual else "relu")
   *gate, activation = projection.split("-")
   if gate not in ([], ["gated"]):
@@ -62,7 +62,7 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
   gated = config.get("is_gated_act", bool(gate))
   num_layers = config.size("num_layers", 8 if multilingual else 6)
   said = config.values.get("tie_word_embeddings")  # not said counts as tied
-  if multilingual:
+  if config.model_type == "mt5":
     scaled = False
   else:
     scaled = config.get("scale_decoder_outputs", said is not False)
@@ -86,6 +86,7 @@ def settings(config: Config, tensors: Tensors | None) -> dict[str, Any]:
     "num_buckets": config.size("relative_attention_num_buckets", 32),
     "max_distance": config.size("relative_attention_max_distance", 128),
     "norm_epsilon": config.get("layer_norm_epsilon", 1e-6),
+    "relpos_per_layer": config.model_type == "umt5",
     "pad_id": pad_id,
   }
 
@@ -106,8 +107,10 @@ def table(network: t5.T5) -> Table:
   if not tied:
     found.append(Entry("logits_dense/kernel", _HEAD, TRANSPOSED))
   for stack in ("encoder", "decoder"):
-    bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    found.append(Entry(f"{stack}/relpos_bias/rel_embedding", bias, TRANSPOSED))
+    for i in range(getattr(network, f"num_{stack}_layers") if network.relpos_per_layer else 1):
+      path = f"{stack}/layers_{i}" if network.relpos_per_layer else stack
+      bias = f"{stack}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight"
+      found.append(Entry(f"{path}/relpos_bias/rel_embedding", bias, TRANSPOSED))
     found.append(Entry(f"{stack}/{stack}_norm/scale", f"{stack}.final_layer_norm.weight"))
     for i in range(getattr(network, f"num_{stack}_layers")):
       found += _layer(network, stack, i)

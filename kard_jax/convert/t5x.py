@@ -58,7 +58,8 @@ def network(source: PathLike, **overrides: Any) -> t5.T5:
   vocab_size, embed_dim = table_VxD
   layers = {stack: _count(store, stack, form) for stack in _STACKS}
   first = "encoder/encoder" if form.scanned else "encoder/layers_0"
-  relpos = _shape(store, f"{first if form.scanned else 'encoder'}/{_RELPOS}")
+  per_layer = form.scanned or f"{first}/{_RELPOS}" in store.shapes
+  relpos = _shape(store, f"{first if per_layer else 'encoder'}/{_RELPOS}")
   query = _shape(store, f"{first}/attention/query/kernel")
   num_heads = relpos[0]
   gated = f"{first}/mlp/wi_0/kernel" in store.shapes
@@ -74,6 +75,7 @@ def network(source: PathLike, **overrides: Any) -> t5.T5:
     "mlp_activations": ("gelu", "linear") if gated else ("relu",),
     "tied_embeddings": not any(path.endswith("logits_dense/kernel") for path in store.shapes),
     "num_buckets": relpos[-1],
+    "relpos_per_layer": per_layer and not (form.scanned and _is_one_bias(store)),
   }
   return t5.T5(**settings | overrides)
 
@@ -94,8 +96,11 @@ def load(source: PathLike, network: t5.T5, partitioner: Partitioner | None = Non
   shapes, shardings = huggingface.abstract(network, 2, partitioner)
   matched = tables.match(_table(network, form), {path: x.shape for path, x in shapes.items()})
   used = _check(store, matched, shapes)
-  if form.scanned:
-    _check_one_bias(store)
+  if form.scanned and not network.relpos_per_layer and not _is_one_bias(store):
+    raise InputError(
+      f"{store.folder}: the layers have position biases of their own (as t5x.examples.scalable_t5 "
+      "trains them); set relpos_per_layer = True"
+    )
 
   def parameter(path: str) -> jax.Array:
     shape, entries = shapes[path].shape, matched[path]
@@ -242,12 +247,7 @@ def _check(
   return names
 
 
-def _check_one_bias(store: zarr_store.Store) -> None:
-  for stack in _STACKS:
-    table_HxNxU = store.read(f"{stack}/{stack}/{_RELPOS}")
-    if not np.array_equal(table_HxNxU, np.broadcast_to(table_HxNxU[:, :1], table_HxNxU.shape)):
-      raise InputError(
-        f"{store.folder}: the layers of the {stack} have different position biases (as "
-        "t5x.examples.scalable_t5 trains them); T5's layers share one, and this one cannot be "
-        "loaded"
-      )
+def _is_one_bias(store: zarr_store.Store) -> bool:
+  """Whether the layers of each scanned stack have the same position bias."""
+  tables_HxNxU = [store.read(f"{stack}/{stack}/{_RELPOS}") for stack in _STACKS]
+  return all(np.array_equal(x, np.broadcast_to(x[:, :1], x.shape)) for x in tables_HxNxU)

@@ -361,12 +361,13 @@ class EncoderLayer(nn.Module):
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
   norm_epsilon: float = 1e-6
+  own_relpos: tuple[int, int] | None = None  # buckets and distance of a bias of its own
 
   @nn.compact
   def __call__(
     self,
     x_BxLxD: Float[Array, "B L D"],
-    bias: Float[Array, "1 H L L"],
+    bias: Float[Array, "1 H L L"] | None,
     mask: Bool[Array, "B 1 #L L"],
     deterministic: bool = True,
   ) -> Float[Array, "B L D"]:
@@ -376,6 +377,10 @@ class EncoderLayer(nn.Module):
     attention = Attention(
       self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
     )
+    if self.own_relpos is not None:
+      positions_L = jnp.arange(x.shape[1])
+      relpos = RelativePositionBias(self.num_heads, True, *self.own_relpos, name="relpos_bias")
+      bias = relpos(positions_L, positions_L)
     y = attention(y, y, bias=bias, mask=mask, deterministic=deterministic)
     x = x + Dropout(self.dropout_rate)(y, deterministic)
     y = RMSNorm(self.norm_epsilon, self.dtype, name="pre_mlp_layer_norm")(x)
@@ -403,6 +408,7 @@ class Encoder(nn.Module):
     num_buckets: of `RelativePositionBias`.
     max_distance: likewise.
     norm_epsilon: of the norms.
+    relpos_per_layer: each layer has a position bias of its own; T5's share one.
   """
 
   num_layers: int
@@ -417,6 +423,7 @@ class Encoder(nn.Module):
   num_buckets: int = 32
   max_distance: int = 128
   norm_epsilon: float = 1e-6
+  relpos_per_layer: bool = False
 
   @nn.compact
   def __call__(
@@ -436,13 +443,11 @@ class Encoder(nn.Module):
       deterministic: no dropout.
     """
     positions_L = jnp.arange(embedded_BxLxD.shape[1])
-    bias = RelativePositionBias(
-      self.num_heads,
-      bidirectional=True,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
-      name="relpos_bias",
-    )(positions_L, positions_L)
+    buckets = (self.num_buckets, self.max_distance)
+    bias = None
+    if not self.relpos_per_layer:
+      relpos = RelativePositionBias(self.num_heads, True, *buckets, name="relpos_bias")
+      bias = relpos(positions_L, positions_L)
     mask = mask_BxL[:, None, None, :]
     if segment_ids_BxL is not None:
       mask = mask & same_segment(segment_ids_BxL, segment_ids_BxL)
@@ -456,6 +461,7 @@ class Encoder(nn.Module):
       self.dropout_rate,
       self.dtype,
       self.norm_epsilon,
+      own_relpos=buckets if self.relpos_per_layer else None,
     )
     call = lambda layer, x, bias, mask: layer(x, bias, mask, deterministic)
     if self.scan_layers and self.num_layers:

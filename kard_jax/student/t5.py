@@ -48,6 +48,7 @@ class DecoderLayer(nn.Module):
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
   norm_epsilon: float = 1e-6
+  own_relpos: tuple[int, int] | None = None  # buckets and distance of a bias of its own
 
   def setup(self) -> None:
     """Makes the parts that training and cached decoding share."""
@@ -59,11 +60,13 @@ class DecoderLayer(nn.Module):
     self.pre_mlp_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     self.mlp = layers.Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
+    if self.own_relpos is not None:
+      self.relpos_bias = layers.RelativePositionBias(self.num_heads, False, *self.own_relpos)
 
   def __call__(
     self,
     x_BxTxD: Float[Array, "B T D"],
-    bias: Float[Array, "1 H T T"],
+    bias: Float[Array, "1 H T T"] | None,
     mask: Bool[Array, "#B 1 T T"],
     encoded_BxLxD: Float[Array, "B L D"],
     encoder_mask: Bool[Array, "B 1 #T L"],
@@ -72,6 +75,9 @@ class DecoderLayer(nn.Module):
     """All positions at once (teacher forcing); masks are True where a token may look."""
     x = nn.with_logical_constraint(x_BxTxD, ("batch", "length", "embed"))
     y = self.pre_self_attention_layer_norm(x)
+    if self.own_relpos is not None:
+      positions_T = jnp.arange(x.shape[1])
+      bias = self.relpos_bias(positions_T, positions_T)
     y = self.self_attention(y, y, bias=bias, mask=mask, deterministic=deterministic)
     x = x + self.dropout(y, deterministic)
     memory = self.encoder_decoder_attention.keys_values(encoded_BxLxD)
@@ -85,7 +91,7 @@ class DecoderLayer(nn.Module):
     self,
     x_BxSxD: Float[Array, "B S D"],
     position: Int[Array, ""],
-    bias: Float[Array, "1 H 1 T"],
+    bias: Float[Array, "1 H 1 T"] | None,
     cache: layers.KeyValues,
     memory: layers.KeyValues,
     encoder_mask_BxL: Bool[Array, "B L"],
@@ -102,7 +108,10 @@ class DecoderLayer(nn.Module):
       write(cache.keys_BxHxKxL, new.keys_BxHxKxL, position, axis=3),
       write(cache.values_BxHxLxK, new.values_BxHxLxK, position, axis=2),
     )
-    past = (jnp.arange(bias.shape[-1]) <= position)[None, None, None, :]
+    positions_T = jnp.arange(cache.values_BxHxLxK.shape[2])
+    if self.own_relpos is not None:
+      bias = self.relpos_bias(position[None], positions_T)
+    past = (positions_T <= position)[None, None, None, :]
     y_NxD = self.self_attention.attend(y_NxD, cache, bias=bias, mask=past)
     x = x_BxSxD + y_NxD.reshape(x_BxSxD.shape)
     mask = encoder_mask_BxL[:, None, None, :]
@@ -139,6 +148,7 @@ class Decoder(nn.Module):
     num_buckets: of `layers.RelativePositionBias`.
     max_distance: likewise.
     norm_epsilon: of the norms.
+    relpos_per_layer: each layer has a position bias of its own; T5's share one.
   """
 
   num_layers: int
@@ -153,17 +163,15 @@ class Decoder(nn.Module):
   num_buckets: int = 32
   max_distance: int = 128
   norm_epsilon: float = 1e-6
+  relpos_per_layer: bool = False
 
   def setup(self) -> None:
     """Makes the layers that training and cached decoding share."""
     scanned = self.scan_layers and self.num_layers
     self.layers = self._layer() if scanned else [self._layer() for _ in range(self.num_layers)]
-    self.relpos_bias = layers.RelativePositionBias(
-      self.num_heads,
-      bidirectional=False,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
-    )
+    if not self.relpos_per_layer:
+      buckets = (self.num_buckets, self.max_distance)
+      self.relpos_bias = layers.RelativePositionBias(self.num_heads, False, *buckets)
     self.decoder_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
 
@@ -188,7 +196,7 @@ class Decoder(nn.Module):
       deterministic: no dropout.
     """
     positions_T = jnp.arange(embedded_BxTxD.shape[1])
-    bias = self.relpos_bias(positions_T, positions_T)
+    bias = None if self.relpos_per_layer else self.relpos_bias(positions_T, positions_T)
     mask = (positions_T[None, :] <= positions_T[:, None])[None, None]
     encoder_mask = encoder_mask_BxL[:, None, None, :]
     if segment_ids_BxT is not None and encoder_segment_ids_BxL is not None:
@@ -233,7 +241,8 @@ class Decoder(nn.Module):
   ) -> tuple[Float[Array, "B S D"], DecodingState]:
     """One position of every sample."""
     max_length = state.cache[0].values_BxHxLxK.shape[2]
-    bias = self.relpos_bias(position[None], jnp.arange(max_length))
+    positions_T = jnp.arange(max_length)
+    bias = None if self.relpos_per_layer else self.relpos_bias(position[None], positions_T)
     x, caches = embedded_BxSxD, []
     for layer, cache, memory in zip(self._each(), state.cache, state.memory, strict=True):
       x, cache = layer.step(x, position, bias, cache, memory, state.encoder_mask_BxL)
@@ -249,6 +258,7 @@ class Decoder(nn.Module):
       self.dropout_rate,
       self.dtype,
       self.norm_epsilon,
+      (self.num_buckets, self.max_distance) if self.relpos_per_layer else None,
     )
 
   def _each(self) -> Sequence[DecoderLayer]:
@@ -281,6 +291,7 @@ class T5(nn.Module):
     num_buckets: of distances, see `layers.RelativePositionBias`.
     max_distance: in tokens; farther ones share a bucket.
     norm_epsilon: of the norms.
+    relpos_per_layer: each layer has a position bias of its own, as in T5X's scanned T5 and umT5.
     pad_id: stands where there is no token, and is the decoder's first input, as in all T5 models.
   """
 
@@ -301,6 +312,7 @@ class T5(nn.Module):
   num_buckets: int = 32
   max_distance: int = 128
   norm_epsilon: float = 1e-6
+  relpos_per_layer: bool = False
   pad_id: int = 0
 
   def setup(self) -> None:
@@ -317,6 +329,7 @@ class T5(nn.Module):
       self.num_buckets,
       self.max_distance,
       self.norm_epsilon,
+      self.relpos_per_layer,
     )
     self.token_embedder = layers.Embedding(self.vocab_size, self.embed_dim, self.dtype)
     self.encoder = layers.Encoder(self.num_encoder_layers, *stack)

@@ -118,8 +118,8 @@ def test_an_element_type_that_is_not_read(folder):
 
 
 def test_an_unknown_architecture(folder):
-  with_config(folder, model_type="umt5")
-  refused(folder, "config.json: model_type 'umt5' is not supported; it may be .*t5")
+  with_config(folder, model_type="longt5")
+  refused(folder, "config.json: model_type 'longt5' is not supported; it may be .*t5")
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ OPTIONS = {  # what each must come out as
   "gated_silu": {"mlp_activations": ("silu", "linear")},
   "gelu": {"mlp_activations": ("gelu_erf",), "tied_embeddings": True, "scale_logits": None},
   "deep_decoder": {"num_encoder_layers": 1, "num_decoder_layers": 3, "num_heads": 1},
+  "umt5": {"tied_embeddings": False, "scale_logits": True, "relpos_per_layer": True},
   "mt5": {"tied_embeddings": False, "scale_logits": None, "mlp_activations": ("gelu", "linear")},
 }
-FAST = ("tied_unscaled", "own_head_scaled", "deep_decoder")
+FAST = ("tied_unscaled", "own_head_scaled", "deep_decoder", "umt5")
 
 
 def folder_of(name, place):

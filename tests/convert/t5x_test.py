@@ -52,7 +52,7 @@ def assert_same(one, other):
     assert one.read(path).tobytes() == other.read(path).tobytes(), path
 
 
-@pytest.mark.parametrize("name", ["unrolled", "tied", "shared"])
+@pytest.mark.parametrize("name", ["unrolled", "tied", "scanned", "shared"])
 @pytest.mark.parametrize("scan_layers", [False, True], ids=["unrolled network", "scanned network"])
 def test_checkpoints_come_in_and_go_out_as_they_were(name, scan_layers, written, tmp_path):
   folder = written / name
@@ -201,7 +201,9 @@ def test_a_checkpoint_of_another_network_is_refused(written):
     t5x.load(written / "unrolled", network.clone(tied_embeddings=True))
 
 
-def test_layers_with_biases_of_their_own_are_refused(written):
+def test_layers_with_biases_of_their_own_need_a_network_that_has_them(written):
+  assert not t5x.network(written / "shared").relpos_per_layer
   network = t5x.network(written / "scanned")
-  with pytest.raises(InputError, match="layers of the encoder have different position biases"):
-    t5x.load(written / "scanned", network)
+  assert network.relpos_per_layer
+  with pytest.raises(InputError, match=r"biases of their own .*; set relpos_per_layer = True"):
+    t5x.load(written / "scanned", network.clone(relpos_per_layer=False))

@@ -37,19 +37,18 @@ MODELS = {
   "gelu": {"feed_forward_proj": "gelu"},  # the exact one, without a gate
   "deep_decoder": {"num_layers": 1, "num_decoder_layers": 3, "num_heads": 1},
   "mt5": {"model_type": "mt5"},
+  "umt5": {"model_type": "umt5"},  # a position bias in each layer
 }
-OWN_HEAD = ("flan", "own_head_scaled", "buckets", "epsilon", "gated_silu", "mt5")
+OWN_HEAD = ("flan", "own_head_scaled", "buckets", "epsilon", "gated_silu", "mt5", "umt5")
 
 
 def write(name, rng, folder):
   """One model's arrays."""
   options = dict(MODELS[name])
-  kind = (
-    transformers.MT5Config if options.pop("model_type", "t5") == "mt5" else transformers.T5Config
+  config = transformers.AutoConfig.for_model(
+    options.pop("model_type", "t5"), **COMMON | options, dropout_rate=0.0
   )
-  model = transformers.AutoModelForSeq2SeqLM.from_config(
-    kind(**COMMON | options, dropout_rate=0.0)
-  ).eval()
+  model = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
   if name in OWN_HEAD:
     shape = (COMMON["vocab_size"], COMMON["d_model"])
     model.lm_head.weight = torch.nn.Parameter(torch.empty(shape))
