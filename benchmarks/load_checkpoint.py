@@ -3,7 +3,8 @@
   .venv/bin/python benchmarks/load_checkpoint.py --json=FILE --hf_python=PEERS/hf/bin/python
 
 Writes a Hugging Face folder with random weights of a T5's shape (780 M parameters by default), and
-loads it in new processes. Status 1: ours peaked above the checkpoint's size plus 2 GiB.
+loads it in new processes. Status 1: ours peaked above the checkpoint's size plus 2 GiB (of a
+bfloat16 checkpoint: the size of its parameters in float32, which is what they become).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ALLOWANCE = 2 << 30  # bytes above the checkpoint's size
+ALLOWANCE = 2 << 30  # bytes
 SIZES = {  # of T5 1.1
   "small": {"d_model": 512, "d_ff": 1024, "num_heads": 6, "num_layers": 8},
   "base": {"d_model": 768, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
@@ -101,7 +102,7 @@ def compare(arguments: argparse.Namespace, folder: str) -> int:
   print(text, flush=True)
   if arguments.json:
     pathlib.Path(arguments.json).write_text(text + "\n")
-  return int(ours["over_checkpoint_bytes"] > ALLOWANCE)
+  return int(ours["peak_rss_bytes"] > max(size, 4 * written["parameters"]) + ALLOWANCE)
 
 
 def write(arguments: argparse.Namespace) -> dict[str, Any]:
