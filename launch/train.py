@@ -87,11 +87,8 @@ def train(
     flush=True,
   )
   if pack:
-    alone = dataclasses.replace(training, pack=False)
-    print(
-      f"{training.rows:>7,} rows hold them; padding {alone.padding:.0%} -> {training.padding:.0%}",
-      flush=True,
-    )
+    before, after = training.padding_alone, training.padding
+    print(f"{training.rows:>7,} rows hold them; padding {before:.0%} -> {after:.0%}", flush=True)
   validation: list[Mapping[str, np.ndarray]] = []
   if "validation" in seqio.get_mixture_or_task(name).splits and batches.has_examples(
     name, "validation"

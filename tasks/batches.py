@@ -140,11 +140,19 @@ class Batches:
   @property
   def padding(self) -> float:
     """The share of places in an epoch's rows that hold no token."""
+    return self._padding(self.rows)
+
+  @property
+  def padding_alone(self) -> float:
+    """The same, had each example a row of its own."""
+    return self._padding(self.examples)
+
+  def _padding(self, rows: int) -> float:
     examples = self._examples
     if isinstance(examples, ListExamples | SpanExamples):
       raise ValueError(f"{self.task}: there is no padding that packing could fill")
     used = examples.row_sizes(self.lengths).sum()
-    return 1 - float(used) / (self.rows * sum(self._row_limits))
+    return 1 - float(used) / (rows * sum(self._row_limits))
 
   @property
   def steps_per_epoch(self) -> int:

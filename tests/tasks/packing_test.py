@@ -100,7 +100,7 @@ def test_an_epoch_of_packed_rows_has_every_example_once(decoder_only, tiny_files
   alone = dataclasses.replace(found, pack=False)
   assert found.examples == alone.examples == 24
   assert found.rows < 24
-  assert 0 < found.padding < alone.padding
+  assert 0 < found.padding < alone.padding == found.padding_alone
   assert {n: (s.shape, s.dtype) for n, s in found.shapes.items()} == {
     n: (a.shape, a.dtype) for n, a in found(0).items()
   }
