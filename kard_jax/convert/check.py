@@ -187,11 +187,14 @@ class _Pair:
       do_sample=False,
       num_beams=1,
       max_new_tokens=len(ours),
-      use_cache=False,  # its cache has as many layers as the encoder, however deep the decoder is
-      pad_token_id=self._pad,
+      # An encoder-decoder's cache has as many layers as the encoder, however deep the decoder is.
+      use_cache=not self.encodes,
+      pad_token_id=max(self._pad, 0),
       decoder_start_token_id=self._pad if self.encodes else None,
     )
     self.model.generation_config = settings
+    if not self.encodes:  # dynamic rotary positions remember the longest text until a short one
+      self._forward(input_ids=prompt[None, :1])
     ids = self.torch.tensor(prompt[None].astype(np.int64))
     mask = self.torch.ones_like(ids)
     with self.torch.no_grad():
@@ -211,7 +214,8 @@ class _Pair:
 
   def _forward(self, **arrays: np.ndarray) -> np.ndarray:
     with self.torch.no_grad():
-      tensors = {k: self.torch.tensor(v.astype(np.int64)) for k, v in arrays.items()}
+      known = {k: np.maximum(v, 0) for k, v in arrays.items()}  # it has no pad token of -1
+      tensors = {k: self.torch.tensor(v.astype(np.int64)) for k, v in known.items()}
       output = self.model(**tensors)
     return (output.logits if "logits" in output else output.last_hidden_state).numpy()
 

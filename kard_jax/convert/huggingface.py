@@ -279,6 +279,11 @@ def _check_shapes(
     for entry in entries:
       want = entry.layout.stored_shape(one)
       tensor = stored[names[entry.name][0]]
+      if tensor.dtype not in tensors.WEIGHTS.values():
+        raise InputError(
+          f"{tensor.file}: {names[entry.name][0]} has elements of type {tensor.dtype}; weights are "
+          "float32, float16 or bfloat16 (give the model before quantisation)"
+        )
       if tensor.shape != want:
         raise InputError(
           f"{tensor.file}: {names[entry.name][0]} has shape {list(tensor.shape)}, and by {CONFIG} "

@@ -22,11 +22,15 @@ from kard_jax.core.files import InputError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # of a file, at most, where the source does not say
-DTYPES = {
+WEIGHTS = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
-  "I64": np.dtype(np.int64),  # buffers that old files hold, such as BERT's position_ids
+}
+DTYPES = WEIGHTS | {  # buffers of old files: BERT's position_ids, GPT-2's causal mask
+  "I64": np.dtype(np.int64),
+  "U8": np.dtype(np.uint8),
+  "BOOL": np.dtype(np.bool_),
 }
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
 _AGAIN = "download it again"

@@ -113,7 +113,7 @@ def test_older_names_mean_the_same(model, prefix, table, inert, root, tmp_path):
   head = load_file(folder / "model.safetensors")[prefix + table]
   extra = {"lm_head.weight": head}
   if inert is not None:
-    extra[inert] = np.ones((1, 1, 3, 3), np.float32)
+    extra[inert] = np.ones((1, 1, 3, 3), np.uint8)
   renamed(folder, lambda name: name.removeprefix(prefix), extra)
   network = huggingface.network(folder)
   assert network.tied_embeddings
@@ -168,6 +168,16 @@ def test_what_would_change_the_numbers_is_refused(model, changed, complaint, tmp
   with pytest.raises(InputError, match=complaint) as caught:
     huggingface.network(folder)
   assert str(folder) in str(caught.value)
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+  folder, _ = folders.decoder(tmp_path / "whole", "gpt2", "gpt2")
+  weights = load_file(folder / "model.safetensors")
+  name = "transformer.h.1.mlp.c_fc.weight"
+  weights[name] = weights[name].astype(np.uint8)
+  save_file(weights, folder / "model.safetensors")
+  with pytest.raises(InputError, match=r"c_fc.weight has elements of type uint8; weights are"):
+    huggingface.load(folder, huggingface.network(folder))
 
 
 def test_older_words_for_rotary_positions(root, tmp_path):
