@@ -182,6 +182,13 @@ def test_a_mesh_that_divides_neither_vocabulary_nor_heads_gives_the_same():
   np.testing.assert_array_equal(texts.tokens_BxSxT, alone.tokens_BxSxT)
 
 
+def test_a_prompt_and_a_text_longer_than_the_table_of_positions_are_refused():
+  """The last token is never fed: 20 and 5 need 24 positions."""
+  decode.decode(LEARNED, _params("learned"), _tokens(1, 20), sampler=GREEDY, max_length=5)
+  with pytest.raises(InputError, match=r"25 tokens a text .* more than the network's 24"):
+    decode.decode(LEARNED, _params("learned"), _tokens(1, 20), sampler=GREEDY, max_length=6)
+
+
 def test_bfloat16_activations_have_float32_logits_and_parameters():
   network = ROTARY.clone(dtype="bfloat16", attention_dropout_rate=0.1, dropout_rate=0.1)
   tokens = jnp.asarray(_tokens(2, 7))
