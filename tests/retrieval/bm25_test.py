@@ -123,7 +123,7 @@ def test_bitmaps_and_several_blocks(big, k):
   assert_exact(truth, queries, k, bm25.top_k(index, queries, k))
 
 
-@pytest.mark.parametrize("k", [1, 100])
+@pytest.mark.parametrize("k", [1, 100, 2400])
 def test_hundreds_of_words_of_most_passages(tmp_path, k):
   """More bitmaps than a search bounds at once: the rest are added in full."""
   rng = np.random.default_rng(6)
@@ -151,8 +151,8 @@ def test_more_passages_than_a_block_holds(tmp_path):
   assert_exact(Truth(texts), queries, 1000, bm25.top_k(index, queries, 1000))
 
 
-@pytest.mark.parametrize("k", [1, 20, 150])
-def test_equal_scores_of_unequal_bounds(tmp_path, monkeypatch, k):
+@pytest.mark.parametrize("more", [18, 23, 26])
+def test_equal_scores_of_unequal_bounds(tmp_path, monkeypatch, more):
   """Two words as rare as each other, of which the bound of one is rounded up more than the other's.
 
   In the second block "u" is a bitmap and "v" a list. So passages that have "u" are looked up first,
@@ -160,14 +160,15 @@ def test_equal_scores_of_unequal_bounds(tmp_path, monkeypatch, k):
   """
   texts = [" ".join(["v" if n < 3000 else "u", *(f"f{n % 7}{m}" for m in range(60))])
            for n in range(3100)]  # fmt: skip
-  texts += ["v end" if n < 100 else "u end" for n in range(3100)]
+  texts += [("v" if n < 100 else "u") + " end" * more for n in range(3100)]
   texts[0] += " x" * 3000
   monkeypatch.setattr(blocks, "CHARACTERS", sum(map(len, texts[:3100])))
   index = build(tmp_path, texts)
   assert index.segments[0].block_passages.tolist() == [0, 3100, 6200]
-  hits = bm25.top_k(index, ["u v"], k)
-  assert hits.ids_BxK[0].tolist() == list(range(3100, 3100 + k))
-  assert len(set(hits.scores_BxK[0].tolist())) == 1
+  for k in (1, 20, 150):
+    hits = bm25.top_k(index, ["u v"], k)
+    assert hits.ids_BxK[0].tolist() == list(range(3100, 3100 + k))
+    assert len(set(hits.scores_BxK[0].tolist())) == 1
 
 
 @pytest.mark.parametrize(("odd", "coded"), [(0, "all"), (120, "most"), (1500, "none")])
