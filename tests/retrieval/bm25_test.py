@@ -224,6 +224,19 @@ def test_how_a_batch_is_cut_does_not_change_a_bit(big, monkeypatch):
   np.testing.assert_array_equal(rescored_everywhere(index, queries), scores)
 
 
+@pytest.mark.skipif(not search_cpu.available(), reason="there is no C compiler")
+@pytest.mark.parametrize("few", [1, 1000])
+def test_an_index_that_is_not_copied_to_memory(big, monkeypatch, few):
+  """Read block by block, or mapped: term frequencies and lengths instead of codes."""
+  index, _, queries = big
+  expected = bm25.top_k(index, queries, 100)
+  monkeypatch.setattr(search_cpu, "_RESIDENT", -1)
+  monkeypatch.setattr(search_cpu, "_FEW", few)
+  fresh = index_lib.open(index.directory)
+  assert_same(bm25.top_k(fresh, queries, 100), expected)
+  assert not any(struct.coded for struct in search_cpu.searcher(fresh)._segments)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_devices_give_the_bits_of_the_kernels(big, devices):
   index, _, queries = big
