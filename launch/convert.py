@@ -114,11 +114,26 @@ def bring(arguments: argparse.Namespace) -> None:
     run.save(0, {"params": params}, None)
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   print(f"{arguments.out}: {count:,} parameters, float32, of this network:", flush=True)
-  name = f"{type(network).__module__.rpartition('.')[2]}.{type(network).__name__}"
-  for field in dataclasses.fields(network):
-    value = getattr(network, field.name)
-    if field.name not in ("name", "parent") and value != field.default:
-      print(f"  {name}.{field.name} = {value!r}", flush=True)
+  for line in _bindings(network):
+    print(f"  {line}", flush=True)
+
+
+def _bindings(part: Any) -> list[str]:
+  """What differs from the defaults of a network, or of settings in it, as gin says it."""
+  name, lines = _gin_name(part), []
+  for field in dataclasses.fields(part):
+    value = getattr(part, field.name)
+    if field.name in ("name", "parent") or value == field.default:
+      continue
+    if dataclasses.is_dataclass(value):
+      lines += [*_bindings(value), f"{name}.{field.name} = @{_gin_name(value)}()"]
+    else:
+      lines.append(f"{name}.{field.name} = {value!r}")
+  return lines
+
+
+def _gin_name(part: Any) -> str:
+  return f"{type(part).__module__.rpartition('.')[2]}.{type(part).__name__}"
 
 
 def export(arguments: argparse.Namespace) -> None:
