@@ -28,7 +28,7 @@ import bm25_corpus
 import bm25_engines
 import bm25_report
 import numpy as np
-from bm25_worker import Failed, Worker
+from worker import Failed, Worker
 
 _PARTS = 16  # files; Lucene reads one a thread
 _COMPARED = 50  # queries compared between engines
@@ -136,7 +136,8 @@ class Benchmark:
 
   def _worker(self, name: str, *, search: bool) -> Worker:
     python = getattr(self._arguments, f"{name}_python", sys.executable)
-    return Worker(name, python, self._folder / f"{name}.log", search=search)
+    log = self._folder / f"{name}.log"
+    return Worker("bm25_engines.py", name, python, log, search=search)
 
   def _build(self, name: str) -> None:
     _say(f"{name} builds")

@@ -1,4 +1,4 @@
-"""A process of `bm25_engines.py`, from outside."""
+"""An engine in a process of its own, from outside: `bm25_engines.py` and its like are the inside."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-_ENGINES = Path(__file__).resolve().parent / "bm25_engines.py"
-
-
 class Failed(Exception):
   """What an engine could not do, in a line."""
 
@@ -19,10 +16,11 @@ class Worker:
   """An engine in a process of its own; a context manager that ends it.
 
   Args:
-    name: the engine's, of `bm25_engines.ENGINES`.
+    script: the file beside this one that has the engine.
+    name: the engine's, of the script's `ENGINES`.
     python: the interpreter that can import it.
     log: a file that gets what the engine prints.
-    search: whether it is to search, or to build.
+    options: of its method `begin`.
 
   Attributes:
     begun: what it says of itself.
@@ -31,12 +29,12 @@ class Worker:
     Failed: there is no such interpreter, or it cannot import the engine.
   """
 
-  def __init__(self, name: str, python: str, log: Path, *, search: bool):
+  def __init__(self, script: str, name: str, python: str, log: Path, **options: Any):
     self.name = name
     with log.open("ab") as out:
       try:
         self._process = subprocess.Popen(
-          [python, str(_ENGINES), name],
+          [python, str(Path(__file__).resolve().parent / script), name],
           stdin=subprocess.PIPE,
           stdout=subprocess.PIPE,
           stderr=out,
@@ -46,7 +44,7 @@ class Worker:
       except OSError as error:
         raise Failed(f"{python}: {error.strerror}") from None
     try:
-      self.begun = self("begin", search=search)
+      self.begun = self("begin", **options)
     except Failed:
       self.end()
       raise
