@@ -124,6 +124,7 @@ class Ours(_Jax):
     from kard_jax.core import train
     from kard_jax.core.optimizers import AdamW, Schedule
     from kard_jax.core.partitioning import Partitioner
+    from kard_jax.core.state import Beginning
     from kard_jax.student.objective import TokenCrossEntropy
     from kard_jax.student.t5 import T5
 
@@ -140,18 +141,20 @@ class Ours(_Jax):
     schedule = Schedule(LEARNING_RATE, warmup=0)
     trainer = train.Trainer(1, AdamW(schedule, clip=CLIP), partitioner)
     tx = trainer.optimizer(1)
-    boxed, shardings = train.abstract_state(objective, tx, self._batch, trainer)
-    fresh = lambda: train._unboxed(train._fresh(objective, tx, self._batch, 0))
-    self._state = partitioner.jit(fresh, out_shardings=shardings)()
+    beginning = Beginning(objective, tx, self._batch, 0, partitioner)
+    self._state, self._frozen = beginning.begin(types.SimpleNamespace(latest=None))
     self._train = partitioner.jit(
-      train.make_step(objective, tx, trainer), donate_argnums=0, out_shardings=(shardings, None)
+      train.make_step(objective, tx, trainer),
+      donate_argnums=0,
+      out_shardings=(beginning.shardings, None),
     )
     self._put = partitioner.put
-    del boxed
     return begun
 
   def _step(self) -> float:
-    self._state, metrics = self._train(self._state, self._put(self._batch))
+    self._state, metrics = self._train(
+      self._state, self._frozen, self._put(self._batch)
+    )
     return float(metrics["cross_entropy"])
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import activations, scanning
+from kard_jax.core import activations, products, scanning
 
 MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
@@ -125,10 +125,11 @@ class Dense(nn.Module):
       (*inputs, *self.features),
       jnp.float32,
     )
-    y = jnp.matmul(
-      x.astype(self.dtype).reshape(-1, math.prod(inputs)),
-      kernel.astype(self.dtype).reshape(math.prod(inputs), -1),
-      preferred_element_type=self.output_dtype or self.dtype,
+    y = products.product(
+      x.reshape(-1, math.prod(inputs)),
+      kernel.reshape(math.prod(inputs), -1),
+      self.dtype,
+      self.output_dtype or self.dtype,
     )
     y = y.reshape(*rows, *self.features)
     if not self.use_bias:
@@ -297,8 +298,8 @@ class Attention(nn.Module):
     """
     queries = self.query(queries_BxQxD)
     queries = nn.with_logical_constraint(queries, ("batch", "length", "heads", "kv"))
-    scores_BxHxQxL = jnp.matmul(
-      queries.swapaxes(1, 2), memory.keys_BxHxKxL, preferred_element_type=jnp.float32
+    scores_BxHxQxL = products.product(
+      queries.swapaxes(1, 2), memory.keys_BxHxKxL, self.dtype, jnp.float32
     )
     if bias is not None:
       scores_BxHxQxL = scores_BxHxQxL + bias
@@ -306,7 +307,8 @@ class Attention(nn.Module):
       scores_BxHxQxL = jnp.where(mask, scores_BxHxQxL, MASKED)
     weights_BxHxQxL = jax.nn.softmax(scores_BxHxQxL, axis=-1).astype(self.dtype)
     weights_BxHxQxL = self.dropout(weights_BxHxQxL, deterministic)
-    mixed = jnp.matmul(weights_BxHxQxL, memory.values_BxHxLxK).swapaxes(1, 2)
+    mixed = products.product(weights_BxHxQxL, memory.values_BxHxLxK, self.dtype, self.dtype)
+    mixed = mixed.swapaxes(1, 2)
     mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
     out = Dense((queries_BxQxD.shape[-1],), ("heads", "kv", "embed"), dtype=self.dtype, name="out")
     return out(mixed)

@@ -1,0 +1,75 @@
+"""Matrix products whose sums are float32, and whose gradients are products of the same kind.
+
+Operands are float32 or bfloat16. Sums are always float32 and rounded once, to the type asked for;
+so are those of the gradients, for which the incoming gradient is rounded to the operands' type. A
+parameter's gradient stays float32.
+
+On a CPU, XLA has fast kernels for bfloat16 operands only where the result is float32 (with a
+bfloat16 result it turns the operands into float32 first, at half the speed), and none where both
+operands are summed over their first axis, as in a kernel's gradient. There the transposed operand
+is written out first; elsewhere that is left to the compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(
+  x: Float[Array, "*rows M K"],
+  y: Float[Array, "*rows K N"],
+  dtype: DTypeLike,
+  output_dtype: DTypeLike,
+) -> Float[Array, "*rows M N"]:
+  """The matrix product of two arrays with the same leading axes.
+
+  Args:
+    x: the left operand.
+    y: the right one, such as a kernel in float32.
+    dtype: of the operands; they are rounded to it.
+    output_dtype: of the result.
+  """
+  return _dot(x.astype(dtype), y.astype(dtype), 1, 0).astype(output_dtype)
+
+
+def _forward(
+  x: jax.Array, y: jax.Array, dtype: DTypeLike, output_dtype: DTypeLike
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return product(x, y, dtype, output_dtype), (x, y)
+
+
+def _backward(
+  dtype: DTypeLike, output_dtype: DTypeLike, kept: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  del output_dtype
+  x, y = kept
+  grad = grad.astype(dtype)
+  x_grad = _dot(grad, y.astype(dtype), 1, 1)
+  y_grad = jax.lax.platform_dependent(x.astype(dtype), grad, cpu=_written_out, default=_summed)
+  return x_grad.astype(x.dtype), y_grad.astype(y.dtype)
+
+
+product.defvjp(_forward, _backward)
+
+
+def _summed(x: jax.Array, grad: jax.Array) -> jax.Array:
+  """x transposed times grad."""
+  return _dot(x, grad, 0, 0)
+
+
+def _written_out(x: jax.Array, grad: jax.Array) -> jax.Array:
+  """The same, with x transposed in memory; the barrier keeps XLA from undoing that."""
+  return _dot(jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2)), grad, 1, 0)
+
+
+def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
+  """Sums over one of the last two axes of each, in float32; the axes before them are shared."""
+  rows = tuple(range(x.ndim - 2))
+  summed = ((x.ndim - 2 + x_axis,), (y.ndim - 2 + y_axis,))
+  return jax.lax.dot_general(x, y, (summed, (rows, rows)), preferred_element_type=jnp.float32)
