@@ -27,7 +27,7 @@ import bm25_corpus
 import bm25_engines
 import bm25_report
 import numpy as np
-from bm25_worker import Worker
+from worker import Worker
 
 # What is fitted: its label, how it is shown, and its unit.
 _MEASURES = {
@@ -86,7 +86,7 @@ def measure(size: int, arguments: argparse.Namespace, folder: Path) -> dict[str,
     unfinished.rename(parts)
   index = str(folder / "index")
   say("building")
-  with Worker("ours", sys.executable, folder / "log", search=False) as worker:
+  with Worker("bm25_engines.py", "ours", sys.executable, folder / "log", search=False) as worker:
     built = worker(
       "build",
       parts=str(parts),
@@ -96,7 +96,7 @@ def measure(size: int, arguments: argparse.Namespace, folder: Path) -> dict[str,
     )
   say(f"built in {built['seconds']:.0f} s; searching")
   queries = bm25_corpus.queries(arguments.queries, arguments.terms, seed=arguments.seed)
-  with Worker("ours", sys.executable, folder / "log", search=True) as worker:
+  with Worker("bm25_engines.py", "ours", sys.executable, folder / "log", search=True) as worker:
     first = worker("first", folder=index, queries=queries, k=arguments.k, threads=arguments.threads)
     runs = [len(queries) / worker("run")["seconds"] for _ in range(arguments.rounds)]
     load = worker("load")

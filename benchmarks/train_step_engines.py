@@ -152,9 +152,7 @@ class Ours(_Jax):
     return begun
 
   def _step(self) -> float:
-    self._state, metrics = self._train(
-      self._state, self._frozen, self._put(self._batch)
-    )
+    self._state, metrics = self._train(self._state, self._frozen, self._put(self._batch))
     return float(metrics["cross_entropy"])
 
 
@@ -175,9 +173,7 @@ class T5X(_Jax):
     ]
     init = jax.jit(lambda: self._network.init(jax.random.key(0), *tokens, enable_dropout=False))
     self._params = init()["params"]
-    tx = optax.chain(
-      optax.clip_by_global_norm(CLIP), optax.adamw(LEARNING_RATE, weight_decay=0.0)
-    )
+    tx = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(LEARNING_RATE, weight_decay=0.0))
     self._opt_state, self._count = tx.init(self._params), 0
 
     def loss(params: Any, tokens: list[Any], key: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An engine in a process of its own, from outside: `bm25_engines.py` and its like are the inside."""
+"""An engine in a process of its own, from outside; `bm25_engines.py` and others are the inside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+
 
 class Failed(Exception):
   """What an engine could not do, in a line."""

@@ -16,11 +16,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+WITH_KERNEL, OF_BATCH = "product_with_kernel", "product_of_batch"  # names that remat policies know
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+
 def product(
   x: Float[Array, "*rows M K"],
   y: Float[Array, "*rows K N"],
@@ -35,13 +37,19 @@ def product(
     dtype: of the operands; they are rounded to it.
     output_dtype: of the result.
   """
+  name = WITH_KERNEL if y.ndim == 2 else OF_BATCH
+  return checkpoint_name(_product(x, y, dtype, output_dtype), name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x: jax.Array, y: jax.Array, dtype: DTypeLike, output_dtype: DTypeLike) -> jax.Array:
   return _dot(x.astype(dtype), y.astype(dtype), 1, 0).astype(output_dtype)
 
 
 def _forward(
   x: jax.Array, y: jax.Array, dtype: DTypeLike, output_dtype: DTypeLike
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return product(x, y, dtype, output_dtype), (x, y)
+  return _product(x, y, dtype, output_dtype), (x, y)
 
 
 def _backward(
@@ -55,7 +63,7 @@ def _backward(
   return x_grad.astype(x.dtype), y_grad.astype(y.dtype)
 
 
-product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)
 
 
 def _summed(x: jax.Array, grad: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kard_jax.core import products
 from kard_jax.core.files import InputError
 
 LAYERS = "layers"  # the scanned subtree, and the logical name of its first axis
@@ -24,10 +25,15 @@ Layer = TypeVar("Layer", bound=nn.Module)
 Call = Callable[..., Any]  # of a layer, its input and what all layers share
 
 _POLICIES = jax.checkpoint_policies
+# `products` are named, as policies do not see into functions with gradients of their own.
+_KERNELS = _POLICIES.save_only_these_names(products.WITH_KERNEL)
+_ALL = _POLICIES.save_only_these_names(products.WITH_KERNEL, products.OF_BATCH)
 REMAT: dict[str, Any] = {  # what the forward pass keeps for the backward pass
   "none": _POLICIES.everything_saveable,
-  "dots": _POLICIES.dots_saveable,
-  "minimal": _POLICIES.dots_with_no_batch_dims_saveable,  # T5X's name
+  "dots": _POLICIES.save_from_both_policies(_POLICIES.dots_saveable, _ALL),
+  "minimal": _POLICIES.save_from_both_policies(  # T5X's name
+    _POLICIES.dots_with_no_batch_dims_saveable, _KERNELS
+  ),
   "full": _POLICIES.nothing_saveable,
 }
 

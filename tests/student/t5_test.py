@@ -4,9 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType
 
-from kard_jax.core import decode
+from kard_jax.core import decode, scanning
+from kard_jax.core.files import InputError
 from kard_jax.student import t5
 
 NETWORK = t5.T5(
@@ -176,3 +178,44 @@ def test_sharded_equals_unsharded_in_training_and_decoding():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
   np.testing.assert_array_equal(sharded_texts.tokens_BxSxT, texts.tokens_BxSxT)
   np.testing.assert_allclose(sharded_texts.log_probs_BxS, texts.log_probs_BxS, rtol=1e-5)
+
+
+def test_packed_rows_give_the_logits_of_separate_ones():
+  _, inputs_BxL, targets_BxT = _case()
+  inputs, targets = np.asarray(inputs_BxL), np.asarray(targets_BxT)
+  lengths, pad = [9, 6, 3, 8], 2
+  pack = lambda rows: np.pad(np.concatenate(rows), (0, pad))[None]
+  ids = lambda sizes: pack([np.full(n, i + 1) for i, n in enumerate(sizes)])
+  positions = lambda sizes: pack([np.arange(n) for n in sizes])
+  rows = [0, 1, 3]
+  sizes = [lengths[i] for i in rows]
+  features = {
+    "encoder_segment_ids_BxL": ids(sizes),
+    "encoder_positions_BxL": positions(sizes),
+    "decoder_segment_ids_BxT": ids([7] * 3),
+    "decoder_positions_BxT": positions([7] * 3),
+  }
+  packed_inputs = pack([inputs[i, : lengths[i]] for i in rows])
+  packed_targets = pack([targets[i] for i in rows])
+  params = {"params": nn.meta.unbox(_case()[0])}
+  for network in (NETWORK, NETWORK.clone(scan_layers=True)):
+    if network.scan_layers:
+      params = {"params": scanning.stack(params["params"])}
+    run = jax.jit(lambda params, *tokens, n=network, **kw: n.apply(params, *tokens, **kw))
+    got = run(params, packed_inputs, packed_targets, **features)[0]
+    want = np.asarray(_logits(inputs_BxL, targets_BxT))[rows].reshape(21, -1)
+    np.testing.assert_allclose(got[:21], want, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(got).all()
+  unaware = run(params, packed_inputs, packed_targets)[0]
+  assert not np.allclose(unaware[7:21], want[7:21], atol=1e-2)  # segments matter
+
+
+def test_packed_rows_need_both_kinds_of_segments():
+  boxed, inputs_BxL, targets_BxT = _case()
+  with pytest.raises(InputError, match="both encoder_segment_ids and decoder_segment_ids"):
+    NETWORK.apply(
+      {"params": nn.meta.unbox(boxed)},
+      inputs_BxL,
+      targets_BxT,
+      decoder_segment_ids_BxT=jnp.ones_like(targets_BxT),
+    )
