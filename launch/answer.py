@@ -29,7 +29,8 @@ from kard_jax import answer as answer_lib
 from kard_jax import questions as questions_lib
 from kard_jax import scorecard
 from kard_jax.answer import Generate, Rerank, Retrieve, Scored, Written
-from kard_jax.core import checkpoints, decode, files, progress, streaming
+from kard_jax.convert import initial
+from kard_jax.core import decode, files, progress, streaming
 from kard_jax.core.objective import Params
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.provenance import Stage
@@ -286,9 +287,5 @@ def _restore(
   checkpoint: str,
   *inputs: np.ndarray,
 ) -> Params:
-  """The parameters of a trained network, in the shardings of the mesh."""
-  with partitioner.active():
-    boxed = jax.eval_shape(lambda *xs: network.init(jax.random.key(0), *xs)["params"], *inputs)
-  shardings = partitioner.shardings(boxed)
-  wanted = checkpoints.abstract(nn.meta.unbox(boxed), shardings)
-  return checkpoints.restore_params(folder, wanted, which=checkpoint)
+  """The parameters of a trained network, in the shardings of the mesh; adapters are merged."""
+  return initial.load(initial.find(folder, which=checkpoint), network, partitioner, inputs)

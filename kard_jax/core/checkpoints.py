@@ -91,23 +91,20 @@ class Run:
     return restored["state"]
 
 
-def restore_params(
-  folder: PathLike, abstract_params: Any, *, which: str = "best", metric: str = "loss"
-) -> Any:
-  """The parameters of a finished run.
+def choose(folder: PathLike, which: str | int = "best", metric: str = "loss") -> int:
+  """The step of a checkpoint of a run.
 
   Args:
     folder: where `train` kept its checkpoints.
-    abstract_params: `jax.ShapeDtypeStruct` tree with shardings.
-    which: "best" by `metric` on validation examples (the latest where none was evaluated), or
-      "latest".
+    which: "best" by `metric` on validation examples (the latest where none was evaluated),
+      "latest", or a step.
     metric: the metric that "best" means; lower is better.
 
   Raises:
-    InputError: no checkpoint is there, or it holds other parameters.
+    InputError: there is none, or not that one.
   """
   path = epath.Path(folder).resolve()
-  if which not in ("best", "latest"):
+  if which not in ("best", "latest") and not isinstance(which, int):
     raise InputError(f"CHECKPOINT = {which!r}: choose 'best' or 'latest'")
   if not path.exists():
     raise InputError(f"{folder}: no checkpoints; train first")
@@ -116,9 +113,31 @@ def restore_params(
   if not steps:
     raise InputError(f"{folder}: no whole checkpoint; train first")
   scores = {step: (manager.metrics(step) or {}).get(metric) for step in steps}
-  scored = {step: score for step, score in scores.items() if score is not None}
-  step = min(scored, key=lambda s: (scored[s], s)) if which == "best" and scored else max(steps)
   manager.close()
+  if isinstance(which, int):
+    if which not in steps:
+      raise InputError(f"{folder}: no checkpoint of step {which}; there are {sorted(steps)}")
+    return which
+  scored = {step: score for step, score in scores.items() if score is not None}
+  return min(scored, key=lambda s: (scored[s], s)) if which == "best" and scored else max(steps)
+
+
+def restore_params(
+  folder: PathLike, abstract_params: Any, *, which: str | int = "best", metric: str = "loss"
+) -> Any:
+  """The parameters that a run trained.
+
+  Args:
+    folder: where `train` kept its checkpoints.
+    abstract_params: `jax.ShapeDtypeStruct` tree with shardings.
+    which: see `choose`.
+    metric: see `choose`.
+
+  Raises:
+    InputError: no checkpoint is there, or it holds other parameters.
+  """
+  step = choose(folder, which, metric)
+  path = epath.Path(folder).resolve()
   try:
     tree = ocp.PyTreeCheckpointer().restore(
       path / str(step) / "state",

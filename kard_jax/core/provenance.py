@@ -44,6 +44,8 @@ class Stage:
     self.operative_config = ""
     self._inputs: dict[str, epath.Path] = {}
     self._outputs: dict[str, epath.Path | None] = {}  # None: written in place
+    self._origins: dict[str, epath.Path] = {}
+    self._known_origins: dict[str, Any] = {}  # their record, also of those that are gone
     self._redo = False
 
   @property
@@ -74,6 +76,26 @@ class Stage:
     for path in paths:
       self.reads(path if "://" in str(path) else os.path.abspath(path))
 
+  def begins_from(self, paths: Mapping[str, epath.Path]) -> None:
+    """Records what the stage reads once, at its very beginning, such as a pretrained model.
+
+    It may be gone later: then the stage still counts as finished, and a run in a kept folder can go
+    on. While it is there, it must not have changed.
+
+    Args:
+      paths: a name that holds on any machine -> file or folder.
+    """
+    self._origins.update(paths)
+    self._known_origins = self._origin_record(self._known_origins)
+
+  def origin_hashes(self) -> dict[str, str]:
+    """The SHA-256 of what the stage begins from, by name."""
+    return {name: entry["sha256"] for name, entry in self._known_origins.items()}
+
+  def has_begun(self, path: PathLike) -> bool:
+    """Whether there is a folder that `keeps` would go on with."""
+    return (self.workdir / path / "begun.json").exists() and not self._redo
+
   def writes(self, path: PathLike) -> epath.Path:
     """A place to write an output, moved to `workdir/path` when the whole stage has succeeded."""
     temporary = self._scratch / path
@@ -95,11 +117,16 @@ class Stage:
       folder.rmtree()
       if self.meta.exists():  # it told of the folder; a kill from here on must not leave it
         self.meta.unlink()
-    now = {"settings": self.settings, "inputs": self._hashes(self._inputs)}
+    now = {
+      "settings": self.settings,
+      "inputs": self._hashes(self._inputs),
+      "origins": self._known_origins,
+    }
     if begun.exists():
       settings, inputs = _read_record(begun, "settings", "inputs")
       self._compare_settings(settings, f"{folder} was begun")
       self._compare_hashes(inputs, now["inputs"], f"{folder} was begun")
+      self._known_origins = self._same_origins(begun, f"{folder} was begun")
     else:
       folder.mkdir(parents=True, exist_ok=True)
       files.write_json(begun, now)
@@ -125,6 +152,7 @@ class Stage:
     for kind, recorded in (("inputs", inputs), ("outputs", outputs)):
       now = self._hashes({path: self.workdir / path for path in recorded}, recorded)
       self._compare_hashes(recorded, now, f"stage {self.name} in {self.workdir} was made", kind)
+    self._same_origins(self.meta, f"stage {self.name} in {self.workdir} was made")
     return True
 
   @contextlib.contextmanager
@@ -153,6 +181,7 @@ class Stage:
         "seconds": round(time.time() - started, 1),
         "settings": self.settings,
         "inputs": inputs,
+        "origins": self._origin_record(self._known_origins),
         "outputs": self._hashes({path: self.workdir / path for path in self._outputs}),
         "packages": _package_versions(),
         "operative_config": self.operative_config,
@@ -190,6 +219,27 @@ class Stage:
           f"{what} {verb} {self.workdir / path}, which {state}. Put it back, "
           "or make the stage again with --redo"
         )
+
+  def _origin_record(self, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of origins, brought up to date for those that this run was told of."""
+    record = dict(known)
+    for name, entry in self._hashes(self._origins, known).items():
+      place = os.path.abspath(self._origins[name])
+      root = os.path.abspath(self.workdir) + os.sep
+      record[name] = entry | {"place": place.removeprefix(root)}
+    return record
+
+  def _same_origins(self, recorded: epath.Path, what: str) -> dict[str, Any]:
+    """The origins in a record; those that are still there must not have changed."""
+    before = json.loads(recorded.read_text()).get("origins", {})  # an older record has none
+    places = {name: self.workdir / entry["place"] for name, entry in before.items()}
+    for name, entry in self._hashes(places | self._origins, before).items():
+      if name not in before or entry["sha256"] != before[name]["sha256"]:
+        raise InputError(
+          f"{what} from {name}, which has changed since. Put it back, or make the stage again "
+          "with --redo"
+        )
+    return before
 
   def _hashes(
     self, paths: Mapping[str, epath.Path], known: Mapping[str, Any] | None = None

@@ -44,8 +44,8 @@ class Beginning:
     seed: of fresh parameters.
     partitioner: mesh and rules.
     trained: names of what is trained (`selection`); None trains all.
-    initial: gives parameters to begin with, unboxed; what it leaves out begins fresh. Called only
-      when they are needed.
+    initial: gives parameters to begin with, unboxed: all that are frozen, and any of those that
+      are trained (the others begin fresh). Called only when they are needed.
     frozen_dtype: element type in which frozen parameters are kept.
   """
 
@@ -115,7 +115,11 @@ class Beginning:
     return state, selection.unflatten({path: leaves[path] for path in frozen})
 
   def _params(self, wanted: Sequence[str], frozen: Sequence[str]) -> dict[str, jax.Array]:
-    """Parameters by path: the given ones, fresh ones where none is given."""
+    """Parameters by path: the given ones, fresh ones where none is given.
+
+    Raises:
+      InputError: a given one does not fit; a frozen one is not given: no checkpoint would have it.
+    """
     shardings = selection.flatten(self.partitioner.shardings(selection.join(*self._boxed)))
     shapes = selection.flatten(nn.meta.unbox(selection.join(*self._boxed)))
     given = selection.flatten(self.initial()) if self.initial else {}
@@ -130,21 +134,23 @@ class Beginning:
       leaves[path] = jax.device_put(leaf, shardings[path])
     given.clear()
     fresh = [path for path in wanted if path not in leaves]
+    if lacking := [path for path in fresh if path in frozen]:
+      raise InputError(
+        f"train.Trainer.trained: {lacking[0]} is not trained, so it must be among the initial "
+        "parameters; set INITIAL"
+      )
     if fresh:
       # Only what is asked for is computed: XLA drops the other random numbers.
       make = self.partitioner.jit(
-        lambda: self._fresh(fresh, frozen), out_shardings={path: shardings[path] for path in fresh}
+        lambda: self._fresh(fresh), out_shardings={path: shardings[path] for path in fresh}
       )
       leaves |= make()
     return leaves
 
-  def _fresh(self, wanted: Sequence[str], frozen: Sequence[str]) -> dict[str, jax.Array]:
+  def _fresh(self, wanted: Sequence[str]) -> dict[str, jax.Array]:
     params = _unboxed(self.objective.init(jax.random.key(self.seed), self.batch))
     leaves = selection.flatten(params)
-    return {
-      path: leaves[path].astype(self.frozen_dtype) if path in frozen else leaves[path]
-      for path in wanted
-    }
+    return {path: leaves[path] for path in wanted}
 
 
 def _unboxed(tree: Any) -> Any:

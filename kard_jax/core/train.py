@@ -107,8 +107,8 @@ def train(
     trainer: how the run goes.
     validation: batches to evaluate on; the same each time.
     initial: gives the parameters to begin with, unboxed and in the mesh's shardings, which are then
-      the run's own; what it leaves out begins fresh. A run that goes on calls it only for frozen
-      ones.
+      the run's own: all that are frozen, and any others (the rest begins fresh). A run that goes
+      on calls it for the frozen ones alone.
 
   Raises:
     NotFinite: the loss or gradient norm is not a number; the checkpoints before it stay.
@@ -127,6 +127,9 @@ def train(
     initial,
     trainer.frozen_dtype,
   )
+  count, total = beginning.counts()
+  if count < total:
+    print(f"{count:>7,} of {total:,} parameters are trained ({count / total:.2%})", flush=True)
   step_fn = partitioner.jit(
     make_step(objective, tx, trainer), donate_argnums=0, out_shardings=(beginning.shardings, None)
   )

@@ -1,9 +1,11 @@
 """A stage's record: skipped when nothing changed, named when something did, whole or not at all."""
 
+import hashlib
 import json
 import os
 
 import pytest
+from etils import epath
 
 from kard_jax.core.files import InputError
 from kard_jax.core.provenance import Stage
@@ -212,3 +214,40 @@ def test_a_kept_folder_with_a_broken_beginning_is_named(folder):
   (folder / "student" / "begun.json").write_text("{")
   with pytest.raises(InputError, match=r"student/begun\.json: not a stage's record"):
     train(folder)
+
+
+def test_what_a_stage_begins_from_may_go_but_not_change(tmp_path):
+  source = epath.Path(tmp_path / "model.bin")
+  source.write_text("weights")
+  names = {"hub/model.bin": source}
+
+  def run(work, redo=False):
+    stage = Stage("train", tmp_path / "work", {})
+    with stage.running(redo=redo):
+      if source.exists():
+        stage.begins_from(names)
+      begun = stage.has_begun("student")
+      folder = stage.keeps("student")
+      work(folder)
+    return stage, begun
+
+  def die(folder):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    run(die)
+  source.write_text("others")
+  with pytest.raises(InputError, match=r"student was begun from hub/model.bin, which has changed"):
+    run(die)
+  source.unlink()
+  stage, begun = run(lambda folder: (folder / "out").write_text("x"))
+  assert begun
+  assert stage.origin_hashes() == {"hub/model.bin": hashlib.sha256(b"weights").hexdigest()}
+  assert stage.is_finished()
+  record = json.loads(stage.meta.read_text())
+  assert record["origins"]["hub/model.bin"]["sha256"] == stage.origin_hashes()["hub/model.bin"]
+  source.write_text("others")
+  with pytest.raises(InputError, match=r"was made from hub/model.bin, which has changed since"):
+    stage.is_finished()
+  assert not run(lambda folder: (folder / "out").write_text("x"), redo=True)[1]
+  assert stage.is_finished()

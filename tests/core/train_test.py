@@ -15,13 +15,14 @@ from kard_jax.core.optimizers import Adafactor, Schedule
 from tests.core.toy import Batches, Network, Regression, trainer
 
 
-def train(folder, batches=None, dropout=0.5, **settings):
+def train(folder, batches=None, dropout=0.5, initial=None, **settings):
   return train_lib.train(
     Regression(Network(dropout)),
     batches or Batches(),
     folder,
     trainer=trainer(**settings),
     validation=[Batches()(1000), Batches()(1001)],
+    initial=initial,
   )
 
 
@@ -121,11 +122,18 @@ def test_adafactor_trains_on_a_mesh_as_on_one_device(tmp_path):
   np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
 
 
-FIRST = {"trained": ["Dense_0"]}  # Dense_1 stays frozen
+def given():
+  """Parameters to begin with: Dense_1 alone, the other layer begins fresh."""
+  return {"Dense_1": {"kernel": jnp.full((16, 1), 0.25)}}
+
+
+def train_first(folder, **settings):
+  """Dense_0 is trained, Dense_1 is given and stays."""
+  return train(folder, dropout=0.0, initial=given, trained=["Dense_0"], **settings)
 
 
 def test_frozen_parameters_have_no_statistics_and_are_in_no_checkpoint(tmp_path):
-  run = train(tmp_path, **FIRST)
+  run = train_first(tmp_path)
   assert list(run.state.params) == ["Dense_0"]
   assert list(run.state.opt_state[1][0].mu) == ["Dense_0"]
   stored = ocp.PyTreeCheckpointer().restore(tmp_path / "20" / "state")
@@ -133,24 +141,12 @@ def test_frozen_parameters_have_no_statistics_and_are_in_no_checkpoint(tmp_path)
   assert losses(tmp_path)[-1] < losses(tmp_path)[0]
 
 
-def given():
-  """Parameters to begin with: Dense_1 alone, the other layer begins fresh."""
-  return {"Dense_1": {"kernel": jnp.full((16, 1), 0.25)}}
-
-
 @pytest.mark.parametrize("trained", [None, ["Dense_0"]])
 def test_resumed_equals_uninterrupted_from_given_parameters(tmp_path, trained):
   calls = []
 
   def run(folder, batches=None):
-    return train_lib.train(
-      Regression(Network(0.5)),
-      batches or Batches(),
-      folder,
-      trainer=trainer(trained=trained),
-      validation=[Batches()(1000)],
-      initial=lambda: calls.append(folder) or given(),
-    )
+    return train(folder, batches, trained=trained, initial=lambda: calls.append(folder) or given())
 
   whole = run(tmp_path / "whole")
   with pytest.raises(Killed):
@@ -161,33 +157,47 @@ def test_resumed_equals_uninterrupted_from_given_parameters(tmp_path, trained):
   assert whole.metrics == resumed.metrics
   # A run that goes on reads the initial parameters for what is frozen alone.
   assert len(calls) == (2 if trained is None else 3)
-  plain = train(tmp_path / "plain", trained=trained)
+  plain = train(tmp_path / "plain")
   assert not np.allclose(leaves(plain.state.params)[0], leaves(whole.state.params)[0])
 
 
 def test_frozen_parameters_on_a_mesh_and_in_microbatches(tmp_path):
-  train(tmp_path / "one", dropout=0.0, **FIRST)
-  train(tmp_path / "eight", dropout=0.0, data=2, model=4, microbatches=2, **FIRST)
+  train_first(tmp_path / "one")
+  train_first(tmp_path / "eight", data=2, model=4, microbatches=2)
   np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-5)
 
 
-def test_what_is_trained_must_be_there(tmp_path):
-  with pytest.raises(InputError, match=r"no parameter 'Dense_2'; it has Dense_0/kernel, Dense_1"):
-    train(tmp_path, trained=["Dense_2"])
+def test_frozen_parameters_may_be_kept_in_bfloat16(tmp_path):
+  third = {"Dense_1": {"kernel": jnp.full((16, 1), 1 / 3)}}
+  settings = {"dropout": 0.0, "trained": ["Dense_0"], "frozen_dtype": "bfloat16", "steps": 1}
+  train(tmp_path / "half", initial=lambda: third, **settings)
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), third)
+  settings["frozen_dtype"] = "float32"
+  train(tmp_path / "rounded", initial=lambda: rounded, **settings)
+  train(tmp_path / "exact", initial=lambda: third, **settings)
+  half, whole, exact = (losses(tmp_path / name) for name in ("half", "rounded", "exact"))
+  np.testing.assert_allclose(half, whole, rtol=1e-6)
+  assert abs(half - exact) > 1e-5 * exact
 
 
-def test_given_parameters_must_fit(tmp_path):
-  with pytest.raises(InputError, match=r"Dense_1/kernel has shape \(3, 1\), the network \(16, 1\)"):
-    train_lib.train(
-      Regression(Network()),
-      Batches(),
-      tmp_path,
-      trainer=trainer(),
-      initial=lambda: {"Dense_1": {"kernel": jnp.ones((3, 1))}},
-    )
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"trained": ["Dense_2"]}, r"no parameter 'Dense_2'; it has Dense_0/kernel, Dense_1"),
+    ({"trained": []}, "nothing is trained"),
+    ({"trained": ["Dense_0"]}, r"Dense_1/kernel is not trained, so .* set INITIAL"),
+    (
+      {"initial": lambda: {"Dense_1": {"kernel": jnp.ones((3, 1))}}},
+      r"Dense_1/kernel has shape \(3, 1\), the network \(16, 1\)",
+    ),
+  ],
+)
+def test_what_is_trained_and_what_is_given_must_fit(tmp_path, settings, message):
+  with pytest.raises(InputError, match=message):
+    train(tmp_path, **settings)
 
 
 def test_a_folder_of_another_selection_is_an_input_error(tmp_path):
   train(tmp_path, steps=5)
   with pytest.raises(InputError, match="holds other parameters"):
-    train(tmp_path, **FIRST)
+    train_first(tmp_path)
