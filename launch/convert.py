@@ -164,18 +164,15 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def _restored(folder: str, network: Any, which: str) -> tuple[Any, Any]:
-  """The parameters of a checkpoint, and the network in their form: unrolled or scanned."""
-  from kard_jax.convert import huggingface
-  from kard_jax.core import checkpoints
+  """A run's parameters, adapters merged, and the network in their form: unrolled or scanned."""
+  from kard_jax.convert import initial
 
-  inputs = huggingface.family_of(network).INPUTS
+  place = initial.find(folder, which=which)
   wrong: InputError | None = None
   for scan in (False, True):
     form = dataclasses.replace(network, scan_layers=scan)
-    shapes, shardings = huggingface.abstract(form, inputs, None)
-    wanted = huggingface.tree(checkpoints.abstract(shapes, shardings))
     try:
-      return form, checkpoints.restore_params(folder, wanted, which=which)
+      return form, initial.load(place, form)
     except InputError as error:
       wrong = wrong or error
   assert wrong is not None

@@ -1,4 +1,4 @@
-"""Parameters from wherever they lie: a Hugging Face model, or the folder of a run of ours.
+"""Parameters from wherever they lie: a Hugging Face model, a T5X checkpoint, a run of ours.
 
 A run that trained a part alone (adapters, one side) has that part in its checkpoints; its
 `origin.json` says on which parameters it builds and which hashes their files had, so that loading
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from kard_jax.convert import huggingface, source
+from kard_jax.convert import huggingface, source, t5x, zarr_store
 from kard_jax.core import checkpoints, files, lora, selection
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Params
@@ -49,6 +49,8 @@ class Place:
     if self.step is not None:
       names = [ORIGIN] if (self.folder / ORIGIN).exists() else []
       return {f"{self.given}/{name}": self.folder / name for name in (*names, str(self.step))}
+    if zarr_store.is_checkpoint(self.folder):
+      return {self.given: self.folder}
     paths = [self.folder / source.CONFIG, *sorted(self.folder.glob("*.safetensors*"))]
     return {f"{self.given}/{path.name}": path for path in paths}
 
@@ -70,11 +72,13 @@ def find(given: PathLike, workdir: PathLike | None = None, which: str | int = "b
   """
   below = epath.Path(workdir or ".") / given
   folder = below if workdir and below.is_dir() else epath.Path(source.find(given))
-  if (folder / source.CONFIG).exists():
+  if (folder / source.CONFIG).exists() or zarr_store.is_checkpoint(folder):
     return Place(str(given), folder)
   if (folder / "begun.json").exists() or (folder / ORIGIN).exists() or _steps(folder):
     return Place(str(given), folder, checkpoints.choose(folder, which))
-  raise InputError(f"{folder}: holds neither a {source.CONFIG} nor checkpoints of a training run")
+  raise InputError(
+    f"{folder}: holds neither a {source.CONFIG} nor checkpoints of T5X or of a training run"
+  )
 
 
 def _steps(folder: epath.Path) -> list[str]:
@@ -99,10 +103,14 @@ def load(
     InputError: they are not this network's, or what a run was built on is not there any more.
   """
   if place.step is None:
+    if zarr_store.is_checkpoint(place.folder):
+      if not isinstance(network, t5x.NETWORK):
+        raise InputError(f"{place.folder}: of T5, not of a {type(network).__name__}")
+      return t5x.load(place.folder, network, partitioner)
     return huggingface.load(place.folder, network, partitioner)
   origin = Origin.read(place.folder)
   partitioner = partitioner or Partitioner({"data": 1, "model": 1}, (), devices=1)
-  tokens = inputs or [np.zeros((1, 8), np.int32)] * _inputs_of(network)
+  tokens = inputs or [np.zeros((1, 8), np.int32)] * huggingface.family_of(network).INPUTS
   with partitioner.active(), origin.lora.active() if origin.lora else contextlib.nullcontext():
     boxed = jax.eval_shape(lambda *xs: network.init(jax.random.key(0), *xs)["params"], *tokens)
   shardings = partitioner.shardings(boxed)
@@ -119,13 +127,6 @@ def load(
       selection.unflatten({path: base[path] for path in selection.flatten(frozen)}), params
     )
   return origin.lora.merge(params) if origin.lora else params
-
-
-def _inputs_of(network: nn.Module) -> int:
-  for family in huggingface.FAMILIES.values():
-    if isinstance(network, family.NETWORK):
-      return family.INPUTS
-  raise InputError(f"{type(network).__name__}: its parameters cannot be loaded on their own")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,11 +98,16 @@ class Beginning:
 
   def begin(self, saved: checkpoints.Run) -> tuple[State, Params]:
     """The state to go on from, and the frozen parameters."""
+    if saved.latest is None:
+      return self.begin_fresh()
+    abstract = checkpoints.abstract(nn.meta.unbox(self.shapes), self.shardings)
+    state = saved.restore(saved.latest, abstract)
+    frozen = list(selection.flatten(self._boxed[1]))
+    return state, selection.unflatten(self._params(frozen, frozen)) if frozen else {}
+
+  def begin_fresh(self) -> tuple[State, Params]:
+    """As `begin`, where there is no checkpoint."""
     trained, frozen = (list(selection.flatten(part)) for part in self._boxed)
-    if saved.latest is not None:
-      abstract = checkpoints.abstract(nn.meta.unbox(self.shapes), self.shardings)
-      state = saved.restore(saved.latest, abstract)
-      return state, selection.unflatten(self._params(frozen, frozen)) if frozen else {}
     leaves = self._params([*trained, *frozen], frozen)
     params = selection.unflatten({path: leaves[path] for path in trained})
     init = self.partitioner.jit(
