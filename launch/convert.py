@@ -42,7 +42,8 @@ launch/answer.py read.
   python launch/convert.py import google/flan-t5-base runs/flan_t5_base
 """
 _EXPORT = """Writes the parameters of a checkpoint as a Hugging Face folder that transformers opens
-with from_pretrained, or as a T5X checkpoint. --like says the architecture, and the names, element
+with from_pretrained, or as a T5X checkpoint; --to=peft writes the adapters of a LoRA run alone, as
+PEFT reads them. --like says the architecture, and the names, element
 type and tokenizer files that are to be written.
 
   python launch/convert.py export runs/mine/student out --to=huggingface --like=google/flan-t5-base
@@ -78,7 +79,7 @@ def _flags() -> argparse.ArgumentParser:
   one = verbs.add_parser("export", description=_EXPORT, formatter_class=plain)
   one.add_argument("folder", metavar="FOLDER", help="of Orbax checkpoints")
   one.add_argument("out", metavar="OUT", help="the folder to write")
-  one.add_argument("--to", choices=("huggingface", "t5x"), default="huggingface")
+  one.add_argument("--to", choices=("huggingface", "t5x", "peft"), default="huggingface")
   one.add_argument("--like", required=True, metavar="SOURCE", help="a model of the same shape")
   one.add_argument("--checkpoint", choices=("best", "latest"), default="best")
   one.add_argument("--dtype", help="float32, bfloat16 or float16 (default: that of --like)")
@@ -141,6 +142,9 @@ def export(arguments: argparse.Namespace) -> None:
   from kard_jax.convert import huggingface, t5x, zarr_store
 
   like, to_t5x = arguments.like, arguments.to == "t5x"
+  if arguments.to == "peft":
+    _export_adapters(arguments)
+    return
   if zarr_store.is_checkpoint(like):
     if not to_t5x:
       raise InputError(
@@ -161,6 +165,17 @@ def export(arguments: argparse.Namespace) -> None:
     out = pathlib.Path(arguments.out)
   size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
   print(f"{out}: {size:,} bytes, from {arguments.folder}", flush=True)
+
+
+def _export_adapters(arguments: argparse.Namespace) -> None:
+  """Exports the adapters of a LoRA run alone."""
+  from kard_jax.convert import huggingface, initial, peft
+
+  place = initial.find(arguments.folder, which=arguments.checkpoint)
+  adapters, adapter = initial.adapters(place)
+  network = huggingface.network(arguments.like)
+  peft.export(adapters, adapter, network, arguments.out, arguments.like)
+  print(f"{arguments.out}: adapters of rank {adapter.rank}, from {arguments.folder}", flush=True)
 
 
 def _restored(folder: str, network: Any, which: str) -> tuple[Any, Any]:

@@ -56,15 +56,23 @@ def model(folder, name):
 
 
 def recipe(folder, lora):
-  """Two lines a stage make a recipe of the quickstart's: another network, from its weights."""
+  """A student stage and an answering one, as docs/finetuning.md shows them."""
   folder.mkdir()
-  student = f"include '{RECIPE}/6_student_kard.gin'\ninclude 'gin_configs/models/pretrained.gin'\n"
-  if lora:
-    student += "include 'gin_configs/runs/lora.gin'\n"
-  (folder / "6_student_kard.gin").write_text(student)
-  (folder / "8_answer_kard_bm25.gin").write_text(
-    f"include '{RECIPE}/8_answer_kard_bm25.gin'\ninclude 'gin_configs/models/pretrained.gin'\n"
-  )
+  (folder / "recipe.gin").write_text("INPUT_LENGTH = 56\nTARGET_LENGTH = 36\nSEED = 0\n")
+  stages = {
+    "6_student_kard": ("student", "TASK = 'kard'\nFOLDER = 'student/kard'\nLEARNING_RATE = 2e-3\n"),
+    "8_answer_kard_bm25": (
+      "answer",
+      "STUDENT = 'student/kard'\nRETRIEVE = @answer.bm25\nSAMPLES = 2\n",
+    ),
+  }
+  for stage, (run, macros) in stages.items():
+    files = ["models/pretrained", f"runs/{run}", "hardware/cpu"]
+    files += ["runs/lora"] if lora and run == "student" else []
+    text = "from __gin__ import dynamic_registration\nfrom launch import answer\n"
+    text += "".join(f"include 'gin_configs/{file}.gin'\n" for file in files)
+    text += f"include '{folder}/recipe.gin'\n{macros}"
+    (folder / f"{stage}.gin").write_text(text)
   return folder
 
 

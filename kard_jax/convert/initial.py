@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from kard_jax.convert import huggingface, source, t5x, zarr_store
+from kard_jax.convert import huggingface, peft, source, t5x, zarr_store
 from kard_jax.core import checkpoints, files, lora, selection
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Params
@@ -51,6 +51,9 @@ class Place:
       return {f"{self.given}/{name}": self.folder / name for name in (*names, str(self.step))}
     if zarr_store.is_checkpoint(self.folder):
       return {self.given: self.folder}
+    if (self.folder / peft.CONFIG).exists():
+      names = [peft.CONFIG, peft.WEIGHTS]
+      return {f"{self.given}/{name}": self.folder / name for name in names}
     paths = [self.folder / source.CONFIG, *sorted(self.folder.glob("*.safetensors*"))]
     return {f"{self.given}/{path.name}": path for path in paths}
 
@@ -63,7 +66,7 @@ def find(given: PathLike, workdir: PathLike | None = None, which: str | int = "b
   """Finds parameters: below the work directory, as a folder, or by a name on the Hub.
 
   Args:
-    given: such as "student/dapt", "models/mine" or "google/flan-t5-base".
+    given: such as "student/dapt", "models/mine" (PEFT's adapters, too) or "google/flan-t5-base".
     workdir: of the recipe.
     which: checkpoint of a run: "best", "latest" or its step.
 
@@ -72,7 +75,8 @@ def find(given: PathLike, workdir: PathLike | None = None, which: str | int = "b
   """
   below = epath.Path(workdir or ".") / given
   folder = below if workdir and below.is_dir() else epath.Path(source.find(given))
-  if (folder / source.CONFIG).exists() or zarr_store.is_checkpoint(folder):
+  known = (source.CONFIG, peft.CONFIG)
+  if any((folder / name).exists() for name in known) or zarr_store.is_checkpoint(folder):
     return Place(str(given), folder)
   if (folder / "begun.json").exists() or (folder / ORIGIN).exists() or _steps(folder):
     return Place(str(given), folder, checkpoints.choose(folder, which))
@@ -107,6 +111,10 @@ def load(
       if not isinstance(network, t5x.NETWORK):
         raise InputError(f"{place.folder}: of T5, not of a {type(network).__name__}")
       return t5x.load(place.folder, network, partitioner)
+    if (place.folder / peft.CONFIG).exists():
+      adapter, leaves = peft.load(place.folder, network)
+      below = load(find(peft.base(place.folder)), network, partitioner)
+      return adapter.merge(selection.join(below, leaves))
     return huggingface.load(place.folder, network, partitioner)
   origin = Origin.read(place.folder)
   partitioner = partitioner or Partitioner({"data": 1, "model": 1}, (), devices=1)
@@ -127,6 +135,19 @@ def load(
       selection.unflatten({path: base[path] for path in selection.flatten(frozen)}), params
     )
   return origin.lora.merge(params) if origin.lora else params
+
+
+def adapters(place: Place) -> tuple[Params, lora.Lora]:
+  """The adapters of a LoRA run alone, on the first device, and what they are.
+
+  Raises:
+    InputError: the place is not a run, or one without adapters.
+  """
+  origin = Origin.read(place.folder) if place.step is not None else Origin()
+  if origin.lora is None:
+    raise InputError(f"{place.folder}: not the folder of a run that trained adapters (LORA)")
+  params = checkpoints.restore_all_params(place.folder, place.step or 0)
+  return selection.split(params, lora.is_adapter)[0], origin.lora
 
 
 @dataclasses.dataclass(frozen=True)

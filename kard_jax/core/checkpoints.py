@@ -156,6 +156,18 @@ def restore_params(
   return tree["params"]
 
 
+def restore_all_params(folder: PathLike, step: int) -> Any:
+  """All that a checkpoint has of parameters, whatever their shapes, on the first device."""
+  path = epath.Path(folder).resolve() / str(step) / "state"
+  checkpointer = ocp.PyTreeCheckpointer()
+  stored = checkpointer.metadata(path).item_metadata.tree["params"]
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  wanted = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored
+  )
+  return restore_params(folder, wanted, which=step)
+
+
 def _of_another(folder: PathLike, error: Exception) -> InputError:
   reason = " ".join(str(error).split())[:300]
   return InputError(f"{folder}: holds other parameters than the model's: {reason}")
