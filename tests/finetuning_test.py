@@ -17,7 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "gin_configs" / "recipes" / "quickstart"
 STEPS = 12
 T5 = folders.T5["t5_1_1"] | {"vocab_size": 1024, "d_model": 32, "d_kv": 8, "d_ff": 64}
-MODELS = {"t5": T5}
+GPT2 = {"model_type": "gpt2", "vocab_size": 1024, "n_positions": 128, "n_embd": 32}
+GPT2 |= {"n_layer": 2, "n_head": 4, "tie_word_embeddings": True}
+MODELS = {"t5": T5, "gpt2": GPT2}
 
 
 @pytest.fixture(autouse=True)
