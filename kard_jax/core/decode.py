@@ -9,7 +9,8 @@ one is quicker) and to drop the inputs whose texts have ended.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -36,6 +37,9 @@ class Network(Protocol):
   An array of the state may have an axis of the inputs (with or without their samples, which stand
   side by side) and an axis that grows with `max_length`; `decode` finds them (`decoding_state`).
   What lies beyond the steps so far must not be read.
+
+  A network may also have `join(states) -> State`, which takes no parameters: it makes one state of
+  those of several batches whose inputs have unequal lengths. Then a batch may mix lengths.
   """
 
   def start(
@@ -102,7 +106,7 @@ class Decoded(NamedTuple):
 def decode(
   network: nn.Module,
   params: Params,
-  input_tokens_BxL: Int[Array | np.ndarray, "B L"],
+  input_tokens_BxL: Int[Array | np.ndarray, "B L"] | Sequence[Int[Array | np.ndarray, "_B _L"]],
   *,
   sampler: Sampler,
   max_length: int,
@@ -120,7 +124,8 @@ def decode(
     network: a Linen module with the methods of `Network`.
     params: unboxed.
     input_tokens_BxL: padded at the end with `network.pad_id`, or, where the network has none, with
-      `sampler.pad_id`.
+      `sampler.pad_id`. Several arrays are the parts of one batch, each of which is read by itself;
+      they may have unequal lengths if the network can join them.
     sampler: how each token is chosen.
     max_length: T, most tokens of a text, its end included.
     samples: S, texts for each input; of beams the best.
@@ -134,20 +139,24 @@ def decode(
       sampling without a seed.
   """
   check(sampler, max_length=max_length, samples=samples, seeded=rng is not None)
-  inputs_BxL = jnp.asarray(input_tokens_BxL)
-  ids_B = jnp.asarray(np.arange(inputs_BxL.shape[0]) if row_ids_B is None else row_ids_B)
+  several = isinstance(input_tokens_BxL, (list, tuple))
+  parts = [jnp.asarray(x) for x in (input_tokens_BxL if several else [input_tokens_BxL])]
   beams = sampler.beams > 1
   search: Search = BeamSearch(sampler) if beams else Sampling(sampler)
   width = sampler.beams if beams else samples
-  rng = jax.random.key(0) if rng is None else rng
-  run = _Run(
-    network, search, width, max_length, _axes(network, params, inputs_BxL, width, max_length)
-  )
-  last_BxS, state = _start(network, width, run.rooms[0], params, inputs_BxL)
+  part_axes, axes = _axes(network, params, parts, width, max_length)
+  run = _Run(network, search, width, max_length, axes, len({x.shape[1] for x in parts}) == 1)
+  started = [_start(network, width, run.rooms[0], params, part) for part in parts]
+  lasts, states = zip(*started, strict=True)
+  lengths = tuple(part.shape[1] for part in parts)
+  state = states[0] if len(parts) == 1 else _join(network, part_axes, lengths, states)
+  del started, states  # the caches of parts are not needed beside the whole
   pad_id = getattr(network, "pad_id", sampler.pad_id)
-  rows = _rows(search, max_length, pad_id, last_BxS, inputs_BxL, rng, ids_B)
+  rng = jax.random.key(0) if rng is None else rng
+  ids_B = np.arange(sum(map(len, parts))) if row_ids_B is None else row_ids_B
+  rows = _rows(search, max_length, pad_id, lasts, parts, rng, jnp.asarray(ids_B))
   loop = _Loop(jnp.zeros((), jnp.int32), rows, state)
-  found = run.to_the_end(params, loop, _shards(inputs_BxL), progress)
+  found = run.to_the_end(params, loop, _shards(parts[0]), progress)
   return Decoded(*(x[:, :samples] for x in found))
 
 
@@ -181,6 +190,7 @@ class _Run(NamedTuple):
   width: int
   max_length: int
   axes: tuple[decoding_state.Axes, ...]
+  can_drop: bool  # inputs that have ended
 
   @property
   def rooms(self) -> list[int]:
@@ -203,7 +213,9 @@ class _Run(NamedTuple):
       loop, finished_B = _advance(self.network, self.search, self.axes, room, params, loop)
       going = np.flatnonzero(~np.asarray(finished_B))
       last = not len(going) or room == self.max_length
-      rows = len(places) if last else fewer(len(places), len(going), shards)
+      rows = len(places)
+      if self.can_drop and not last:
+        rows = fewer(rows, len(going), shards)
       if progress or last or rows < len(places):
         parts = [np.asarray(x) for x in self.search.texts(loop.rows)]
         found = found or [np.zeros_like(x) for x in parts]
@@ -237,15 +249,42 @@ def _shards(inputs_BxL: jax.Array) -> int:
 
 
 def _axes(
-  network: nn.Module, params: Params, inputs_BxL: jax.Array, width: int, max_length: int
-) -> tuple[decoding_state.Axes, ...]:
-  """The axes of the network's state; refuses, as the network does, what it cannot hold."""
-  B, L = inputs_BxL.shape
-  rows, samples, steps = decoding_state.probe(B, width, max_length)
-  other = jax.ShapeDtypeStruct((rows, L), inputs_BxL.dtype)
-  _, whole = _start.eval_shape(network, width, max_length, params, inputs_BxL)
-  _, probed = _start.eval_shape(network, samples, steps, params, other)
-  return decoding_state.axes(whole, probed)
+  network: nn.Module, params: Params, parts: Sequence[jax.Array], width: int, max_length: int
+) -> tuple[tuple[decoding_state.Axes, ...], tuple[decoding_state.Axes, ...]]:
+  """The axes of the network's state of a part and of the whole batch.
+
+  Refuses, as the network does, what it cannot hold.
+  """
+  lengths = tuple(part.shape[1] for part in parts)
+  wholes, probes = [], []
+  for part in parts:
+    rows, samples, steps = decoding_state.probe(len(part), width, max_length)
+    other = jax.ShapeDtypeStruct((rows, part.shape[1]), part.dtype)
+    wholes.append(_start.eval_shape(network, width, max_length, params, part)[1])
+    probes.append(_start.eval_shape(network, samples, steps, params, other)[1])
+  of_part = decoding_state.axes(wholes[0], probes[0])
+  if len(parts) == 1:
+    return of_part, of_part
+  whole = _join.eval_shape(network, of_part, lengths, tuple(wholes))
+  probed = _join.eval_shape(network, of_part, lengths, tuple(probes))
+  return of_part, decoding_state.axes(whole, probed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _join(
+  network: nn.Module,
+  axes: tuple[decoding_state.Axes, ...],
+  lengths: tuple[int, ...],
+  states: Sequence[State],
+) -> State:
+  """One state of those of parts: the network's own doing where their lengths differ."""
+  groups = []
+  for _, group in itertools.groupby(zip(lengths, states, strict=True), key=lambda pair: pair[0]):
+    groups.append(decoding_state.join([state for _, state in group], axes))
+  if len(groups) == 1:
+    return groups[0]
+  joining: Any = network
+  return joining.join(groups)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -263,12 +302,13 @@ def _rows(
   search: Search,
   max_length: int,
   pad_id: int,
-  last_BxS: jax.Array,
-  inputs_BxL: jax.Array,
+  lasts: Sequence[jax.Array],
+  parts: Sequence[jax.Array],
   rng: jax.Array,
   ids_B: jax.Array,
 ) -> Any:
-  empty_B = jnp.all(inputs_BxL == pad_id, axis=-1)
+  last_BxS = jnp.concatenate(lasts)
+  empty_B = jnp.concatenate([jnp.all(part == pad_id, axis=-1) for part in parts])
   keys_BxS = fold(fold(rng, ids_B)[:, None], jnp.arange(last_BxS.shape[1]))
   return search.start(last_BxS, empty_B, keys_BxS, max_length)
 

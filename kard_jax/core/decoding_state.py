@@ -62,6 +62,19 @@ def axes(state: State, probed: State) -> tuple[Axes, ...]:
   return tuple(found)
 
 
+def join(states: Sequence[State], axes: Sequence[Axes]) -> State:
+  """States of several batches as one of all their inputs; all else is the same in them."""
+
+  def joined(at: Axes, *parts: jax.Array) -> jax.Array:
+    return parts[0] if at.inputs is None else jnp.concatenate(parts, axis=at.inputs)
+
+  leaves = zip(*map(jax.tree.leaves, states), strict=True)
+  tree = jax.tree.structure(states[0])
+  return jax.tree.unflatten(
+    tree, [joined(at, *parts) for at, parts in zip(axes, leaves, strict=True)]
+  )
+
+
 def grow(state: State, axes: Sequence[Axes], by: int) -> State:
   """Room for so many more steps."""
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -281,23 +282,45 @@ class Attention(nn.Module):
   def attend(
     self,
     queries_BxQxD: Float[Array, "B Q D"],
-    memory: KeyValues,
+    memory: KeyValues | tuple[KeyValues, ...],
     *,
     bias: Float[Array, "#B #H Q L"] | None = None,
-    mask: Bool[Array, "#B #H #Q L"] | None = None,
+    mask: Bool[Array, "#B #H #Q L"] | tuple[Bool[Array, "_B 1 1 _L"], ...] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, "B Q D"]:
     """Attends from queries to projected keys and values.
 
     Args:
       queries_BxQxD: activations to project to queries.
-      memory: from `keys_values`.
+      memory: from `keys_values`; several stand for batches of unequal lengths, whose rows follow
+        one another among the queries, each with its mask.
       bias: added to the scores.
       mask: True where a query may look.
       deterministic: no dropout.
     """
     queries = self.query(queries_BxQxD)
     queries = nn.with_logical_constraint(queries, ("batch", "length", "heads", "kv"))
+    if isinstance(memory, KeyValues):
+      mixed = self._mix(queries, memory, bias, mask, deterministic)
+    else:
+      ends = np.cumsum([part.keys_BxHxKxL.shape[0] for part in memory])
+      parts = zip(jnp.split(queries, ends[:-1]), memory, mask or (), strict=True)
+      mixed = jnp.concatenate(
+        [self._mix(some, part, bias, its, deterministic) for some, part, its in parts]
+      )
+    mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
+    out = Dense((queries_BxQxD.shape[-1],), ("heads", "kv", "embed"), dtype=self.dtype, name="out")
+    return out(mixed)
+
+  def _mix(
+    self,
+    queries: jax.Array,
+    memory: KeyValues,
+    bias: jax.Array | None,
+    mask: Any,
+    deterministic: bool,
+  ) -> jax.Array:
+    """Values [B, Q, H, K] in the proportions that queries ask for."""
     scores_BxHxQxL = products.product(
       queries.swapaxes(1, 2), memory.keys_BxHxKxL, self.dtype, jnp.float32
     )
@@ -308,10 +331,7 @@ class Attention(nn.Module):
     weights_BxHxQxL = jax.nn.softmax(scores_BxHxQxL, axis=-1).astype(self.dtype)
     weights_BxHxQxL = self.dropout(weights_BxHxQxL, deterministic)
     mixed = products.product(weights_BxHxQxL, memory.values_BxHxLxK, self.dtype, self.dtype)
-    mixed = mixed.swapaxes(1, 2)
-    mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
-    out = Dense((queries_BxQxD.shape[-1],), ("heads", "kv", "embed"), dtype=self.dtype, name="out")
-    return out(mixed)
+    return mixed.swapaxes(1, 2)
 
 
 class Mlp(nn.Module):

@@ -8,7 +8,7 @@ shapes. Parameter names follow T5X.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,10 +28,12 @@ class DecodingState(NamedTuple):
     memory: for each decoder layer, keys and values of the encoder output: B rows, of L positions,
       one row for all samples of an input.
     cache: for each decoder layer, keys and values of the tokens so far: B * S rows, of T positions.
+
+  Where inputs of unequal lengths were joined, mask and each layer's memory are tuples.
   """
 
-  encoder_mask_BxL: jax.Array
-  memory: tuple[layers.KeyValues, ...]
+  encoder_mask_BxL: Any  # an array or a tuple of arrays
+  memory: tuple[layers.KeyValues | tuple[layers.KeyValues, ...], ...]
   cache: tuple[layers.KeyValues, ...]
 
 
@@ -93,8 +95,8 @@ class DecoderLayer(nn.Module):
     position: Int[Array, ""],
     bias: Float[Array, "1 H 1 T"] | None,
     cache: layers.KeyValues,
-    memory: layers.KeyValues,
-    encoder_mask_BxL: Bool[Array, "B L"],
+    memory: layers.KeyValues | tuple[layers.KeyValues, ...],
+    encoder_mask: Bool[Array, "B 1 1 L"] | tuple[Bool[Array, "_B 1 1 _L"], ...],
   ) -> tuple[Float[Array, "B S D"], layers.KeyValues]:
     """One position of S samples an input; gives back the cache with this position in it.
 
@@ -114,11 +116,14 @@ class DecoderLayer(nn.Module):
     past = (positions_T <= position)[None, None, None, :]
     y_NxD = self.self_attention.attend(y_NxD, cache, bias=bias, mask=past)
     x = x_BxSxD + y_NxD.reshape(x_BxSxD.shape)
-    mask = encoder_mask_BxL[:, None, None, :]
-    return self._after_self_attention(x, memory, mask, deterministic=True), cache
+    return self._after_self_attention(x, memory, encoder_mask, deterministic=True), cache
 
   def _after_self_attention(
-    self, x: jax.Array, memory: layers.KeyValues, encoder_mask: jax.Array, deterministic: bool
+    self,
+    x: jax.Array,
+    memory: layers.KeyValues | tuple[layers.KeyValues, ...],
+    encoder_mask: jax.Array | tuple[jax.Array, ...],
+    deterministic: bool,
   ) -> jax.Array:
     y = self.encoder_decoder_attention.attend(
       self.pre_cross_attention_layer_norm(x),
@@ -243,9 +248,10 @@ class Decoder(nn.Module):
     max_length = state.cache[0].values_BxHxLxK.shape[2]
     positions_T = jnp.arange(max_length)
     bias = None if self.relpos_per_layer else self.relpos_bias(position[None], positions_T)
+    mask = jax.tree.map(lambda mask_BxL: mask_BxL[:, None, None, :], state.encoder_mask_BxL)
     x, caches = embedded_BxSxD, []
     for layer, cache, memory in zip(self._each(), state.cache, state.memory, strict=True):
-      x, cache = layer.step(x, position, bias, cache, memory, state.encoder_mask_BxL)
+      x, cache = layer.step(x, position, bias, cache, memory, mask)
       caches.append(cache)
     return self.decoder_norm(x), state._replace(cache=tuple(caches))
 
@@ -435,6 +441,15 @@ class T5(nn.Module):
     """Logits after one more token of each sample (see `core.decode.Network`)."""
     x_BxSxD, state = self.decoder.step(self.token_embedder(tokens_BxS), position, state)
     return self._logits(x_BxSxD), state
+
+  @nn.nowrap
+  def join(self, states: Sequence[DecodingState]) -> DecodingState:
+    """States of inputs padded to unequal lengths as one (see `core.decode.Network`)."""
+    return DecodingState(
+      tuple(state.encoder_mask_BxL for state in states),
+      tuple(zip(*(state.memory for state in states), strict=True)),
+      jax.tree.map(lambda *caches: jnp.concatenate(caches), *(state.cache for state in states)),
+    )
 
   def _logits(self, x_BxTxD: jax.Array) -> jax.Array:
     if self.tied_embeddings if self.scale_logits is None else self.scale_logits:

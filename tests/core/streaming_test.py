@@ -30,11 +30,11 @@ def test_batches_hold_every_input_once_among_its_like():
   found = streaming.batches(lengths, size=64, buckets=sizes)
   assert sorted(np.concatenate([batch.places for batch in found])) == list(range(1000))
   for batch in found:
-    assert lengths[batch.places].max() <= batch.length
+    assert lengths[batch.places].max() <= batch.lengths[0]
     assert len(batch.places) <= batch.rows
-  shapes = {(batch.rows, batch.length) for batch in found}
+  shapes = {(batch.rows, batch.lengths) for batch in found}
   assert len(shapes) <= len(sizes) + 1
-  padded = sum(batch.rows * batch.length for batch in found)
+  padded = sum(batch.rows * batch.lengths[0] for batch in found)
   assert padded < 1.4 * lengths.sum()
   assert lengths.sum() < 0.6 * 1000 * 512  # what padding all to one length would cost
   assert found[-1].rows == 64
