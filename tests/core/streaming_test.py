@@ -109,3 +109,19 @@ def test_a_batch_is_split_over_the_mesh():
 def test_nothing_is_written_for_nothing():
   found = streaming.write(Chain(), decode_test._params(), np.zeros((0, 4), np.int32), **SETTINGS)
   assert found.tokens_BxSxT.shape == (0, 3, 12)
+
+
+def test_quarters_of_a_batch_have_lengths_of_their_own_where_that_saves():
+  lengths = np.array([500, 40, 30, 9, 110, 100, 250, 230])
+  sizes = streaming.buckets(512)
+  one = streaming.batches(lengths, size=8, buckets=sizes, mixed=True)
+  assert [(batch.rows, batch.lengths) for batch in one] == [(8, (512, 256, 128, 64))]
+  for changed, want in ((300, (512, 384, 256, 128)), (511, (512, 512, 256, 256))):
+    lengths[6] = changed
+    (batch,) = streaming.batches(lengths, size=8, buckets=sizes, mixed=True)
+    assert batch.lengths == want
+  full = streaming.batches(np.full(8, 512), size=8, buckets=sizes, mixed=True)
+  assert full[0].lengths == (512,)
+  assert streaming.batches(lengths, size=8, buckets=sizes)[0].lengths == (512,)
+  (split,) = streaming.batches(lengths, size=8, buckets=sizes, mixed=True, shards=4)
+  assert split.lengths == (512,)  # two rows a quarter cannot be split in four
