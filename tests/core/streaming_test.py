@@ -117,7 +117,7 @@ def test_quarters_of_a_batch_have_lengths_of_their_own_where_that_saves():
   one = streaming.batches(lengths, size=8, buckets=sizes, mixed=True)
   assert [(batch.rows, batch.lengths) for batch in one] == [(8, (512, 256, 128, 64))]
   for changed, want in ((300, (512, 384, 256, 128)), (511, (512, 512, 256, 256))):
-    lengths[6] = changed
+    lengths[6:] = changed
     (batch,) = streaming.batches(lengths, size=8, buckets=sizes, mixed=True)
     assert batch.lengths == want
   full = streaming.batches(np.full(8, 512), size=8, buckets=sizes, mixed=True)
