@@ -219,6 +219,8 @@ def test_packed_rows_need_both_kinds_of_segments():
       targets_BxT,
       decoder_segment_ids_BxT=jnp.ones_like(targets_BxT),
     )
+
+
 @pytest.mark.parametrize(
   "sampler", [decode.Sampler(top_k=8), decode.Sampler(beams=3)], ids=["draws", "beams"]
 )
