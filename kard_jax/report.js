@@ -44,6 +44,7 @@ function drawHead() {
 }
 
 function drawAccuracy() {
+  find("accuracy-section").hidden = !data.methods.length;
   const chance = data.about.chance;
   const top = node(
     "div",
@@ -120,6 +121,45 @@ function drawRetrieval() {
       `${count(row.n)} queries, against ${row.reference} passages`,
     );
     find("retrieval").append(node("div", "hit-row", who(row, queries), ...hits));
+  }
+}
+
+const REFERENCES = { rationale: "Against rationales", gold: "Against gold passages" };
+
+function drawReranking() {
+  find("reranking-section").hidden = !data.reranking.length;
+  for (const part of data.reranking) {
+    const size = `${plural(part.lists, "list")} of ${plural(part.questions, "question")}`;
+    find("reranking").append(node("h3", "", `${REFERENCES[part.reference]}: ${size}`));
+    const chart = node("div", "chart");
+    const names = [...new Set(part.rankings.flatMap((row) => Object.keys(row.figures)))];
+    for (const name of names) {
+      const rows = part.rankings.filter((row) => name in row.figures);
+      const fraction = name !== "kl";
+      const most = fraction ? 1 : Math.max(...rows.map((row) => row.figures[name].interval[1]));
+      const show = fraction ? percent : (value) => value.toFixed(2);
+      const place = (value) => share(most > 0 ? value / most : 0);
+      chart.append(node("div", "bar-row axis", node("b", "", name.replace("ndcg", "nDCG"))));
+      for (const row of rows) {
+        const { value, interval } = row.figures[name];
+        const [low, high] = interval;
+        const plot = node(
+          "div",
+          "plot",
+          mark("fill", { at: place(value) }),
+          mark("whisker", { at: place(low), wide: place(high - low) }),
+        );
+        plot.setAttribute("aria-hidden", "true"); // the figure beside it says the same
+        const figure = node(
+          "div",
+          "figure",
+          node("b", "", show(value)),
+          node("span", "", `${show(low)} to ${show(high)}`),
+        );
+        chart.append(node("div", "bar-row", who(row), plot, figure));
+      }
+    }
+    find("reranking").append(chart);
   }
 }
 

@@ -135,6 +135,15 @@ def _data(
       for name, row in card["methods"].items()
     ],
     "retrieval": [{"name": name, **row} for name, row in card["retrieval"].items()],
+    "reranking": [
+      {
+        "reference": reference,
+        "lists": some["lists"],
+        "questions": some["questions"],
+        "rankings": [{"name": name, **row} for name, row in some["rankings"].items()],
+      }
+      for reference, some in card.get("reranking", {}).items()
+    ],
     "questions": [
       {
         "id": q.id,

@@ -265,6 +265,7 @@ function start() {
   drawHead();
   drawAccuracy();
   drawRetrieval();
+  drawReranking();
   drawProvenance();
   for (const method of data.methods) {
     const choice = node("select", "");

@@ -34,6 +34,7 @@ ABOUT: Mapping[str, tuple[str, str]] = {
   "bm25": ("BM25 by question", "The query is the question: all that is known when answering."),
   "reranker": ("Reranker", "BM25's candidates, ordered anew from the question alone."),
   "rationale": ("BM25 by rationale", "The query is a teacher's rationale: how silver is found."),
+  "random": ("Random order", "What chance makes of the same candidates."),
 }
 """What the methods and rankings of the paper are called, and what they are, in one line each."""
 
@@ -45,6 +46,16 @@ RANKINGS: Mapping[str, str] = {
   "rationale": SILVER,
 }
 """Where each retrieval figure is read: in the predictions of a method, or in the silver rows."""
+
+REFERENCES: Mapping[str, str] = {"rationale": "By rationales", "gold": "By gold passages"}
+FIGURES: Mapping[str, str] = {
+  "hit@1": "hit@1",
+  "hit@3": "hit@3",
+  "hit@10": "hit@10",
+  "ndcg@10": "nDCG@10",
+  "kl": "KL",
+}
+_INTERVAL = "ndcg@10"  # the figure whose interval the table has room for
 
 HITS = (1, 3, 10)
 _Z = 1.959963984540054  # the 97.5 % point of the normal distribution: a 95 % interval
@@ -82,6 +93,7 @@ def make(
   silver: Sequence[Row] = (),
   silver_questions: Sequence[Question] | None = None,
   silver_depth: int | None = None,
+  reranking: Mapping[str, Mapping[str, Any]] | None = None,
   about: Mapping[str, tuple[str, str]] | None = None,
   title: str = "KARD",
   seed: int | None = None,
@@ -99,6 +111,8 @@ def make(
       silver rows stands in for it.
     silver_questions: the questions whose rationales are ranked, if they are of another split.
     silver_depth: how many passages a silver row could hold; None takes the longest row.
+    reranking: what `ranking.summarise` made of lists of candidates; with it, `predictions` may be
+      empty.
     about: label and description for methods and rankings, before those of `ABOUT`.
     title: what was run, for the head of the table and the report.
     seed: the run's seed, noted.
@@ -107,16 +121,19 @@ def make(
   Returns:
     `{"title", "questions": {"n", "options": [how many], "chance"}, "methods": {name: {"label",
     "description", "accuracy", "interval", "n", "unparsed", "unparsed_samples"}}, "retrieval":
-    {name: {"label", "description", "hit@1", "hit@3", "hit@10", "n", "reference"}}, "provenance":
-    {"seed", "inputs"}}`. Unparsed answers count as wrong. A rationale's hit@k is None where its
-    rows were cut above k; a ranking without gold or silver to compare with is left out.
+    {name: {"label", "description", "hit@1", "hit@3", "hit@10", "n", "reference"}}, "reranking":
+    {reference: {"lists", "questions", "rankings", "differences"}}, "provenance": {"seed",
+    "inputs"}}`. Unparsed answers count as wrong. A rationale's hit@k is None where its rows were
+    cut above k; a ranking without gold or silver to compare with is left out.
 
   Raises:
     InputError: there is nothing to score, methods answered different questions, or `rankings` names
       a method that was not run.
   """
-  if not questions or not predictions:
-    raise InputError("a score card needs questions, and the predictions of one method or more")
+  if not questions or not (predictions or reranking):
+    raise InputError(
+      "a score card needs questions, and the predictions of one method or more, or ranked lists"
+    )
   ids = {q.id for q in questions}
   for method, rows in predictions.items():
     answered = {row["question_id"] for row in rows}
@@ -138,6 +155,7 @@ def make(
     "retrieval": _retrieval(
       questions, predictions, rankings, silver, silver_questions, silver_depth, names
     ),
+    "reranking": _reranking(reranking or {}, names),
     "provenance": {"seed": seed, "inputs": dict(inputs or {})},
   }
 
@@ -225,6 +243,22 @@ def _references(
   return first, "silver"
 
 
+def _reranking(
+  cards: Mapping[str, Mapping[str, Any]], names: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
+  """The rankings' figures with labels."""
+  return {
+    reference: {
+      **card,
+      "rankings": {
+        name: _named(name, names) | {"figures": figures}
+        for name, figures in card["rankings"].items()
+      },
+    }
+    for reference, card in cards.items()
+  }
+
+
 def hit_at_k(
   rankings: Sequence[Sequence[str]], references: Sequence[set[str]], depth: int
 ) -> dict[str, float | None]:
@@ -281,7 +315,9 @@ def tables(card: Mapping[str, Any], *, ascii_only: bool = False) -> Group:
       Text(drawn, style="cyan"),
       f"{row['unparsed']:.1%}",
     )
-  parts: list[Text | Table] = [Text(f"{card['title']}\n{head}"), methods]
+  parts: list[Text | Table] = [Text(f"{card['title']}\n{head}")]
+  if card["methods"]:
+    parts.append(methods)
   if card["retrieval"]:
     retrieval = _table(ascii_only)
     retrieval.add_column("Passage found", max_width=24)
@@ -294,7 +330,38 @@ def tables(card: Mapping[str, Any], *, ascii_only: bool = False) -> Group:
       shown = ["-" if hit is None else f"{hit:.1%}" for hit in hits]
       retrieval.add_row(Text(row["label"]), *shown, str(row["n"]), row["reference"])
     parts.append(retrieval)
+  for reference, some in card.get("reranking", {}).items():
+    parts += _ranked(reference, some, ascii_only)
   return Group(*parts)
+
+
+def _ranked(reference: str, card: Mapping[str, Any], ascii_only: bool) -> list[Text | Table]:
+  """A reference's rankings, a line each; nDCG with its interval, as are differences to BM25."""
+  rows = card["rankings"]
+  table = _table(ascii_only)
+  table.add_column(REFERENCES[reference], max_width=24)
+  for figure in FIGURES:
+    table.add_column(FIGURES[figure], justify="right", no_wrap=True)
+  for row in rows.values():
+    table.add_row(Text(row["label"]), *(_cell(figure, row["figures"]) for figure in FIGURES))
+  lines = [f"{card['lists']:,} lists of {card['questions']:,} questions; 95 % by question"]
+  for name, differences in card["differences"].items():
+    for figure in (_INTERVAL, "hit@1"):
+      value, (low, high) = differences[figure]["value"], differences[figure]["interval"]
+      lines.append(
+        f"{rows[name]['label']} less BM25, {FIGURES[figure]}: {100 * value:+.1f} "
+        f"({100 * low:+.1f} to {100 * high:+.1f})"
+      )
+  return [table, Text("\n".join(lines))]
+
+
+def _cell(figure: str, figures: Mapping[str, Any]) -> str:
+  if figure not in figures:
+    return "-"
+  value, (low, high) = figures[figure]["value"], figures[figure]["interval"]
+  if figure == "kl":
+    return f"{value:.2f}"
+  return f"{value:.1%}" + (f" ({100 * low:.1f} - {100 * high:.1f})" if figure == _INTERVAL else "")
 
 
 def bar(

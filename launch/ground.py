@@ -16,6 +16,10 @@ if __name__ == "__main__":  # run the module gin can import, with the project's 
   sys.exit(config.launch("ground", __doc__ or ""))
 
 
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
 from kard_jax import questions as questions_lib
 from kard_jax import silver as silver_lib
 from kard_jax import teacher as teacher_lib
@@ -34,6 +38,7 @@ def ground(
   silver: int = 10,
   candidates: int = 32,
   retrieved: int = 10,
+  recorded: Callable[[str | None], Sequence[Recorded]] | None = None,
 ) -> None:
   """Writes `silver.jsonl`, `candidates.jsonl` and `retrieved.jsonl`.
 
@@ -43,6 +48,8 @@ def ground(
     silver: passages by the rationale, for each kept rationale.
     candidates: passages by the rationale and by the question, each at most so many.
     retrieved: passages by the question, for each question.
+    recorded: gives lists that were made elsewhere, for the dataset's source; they take the place of
+      those that BM25 would find by the rationales.
   """
   questions = read_all(stage)
   path = stage.reads("rationales.jsonl")
@@ -53,16 +60,21 @@ def ground(
     stage.writes("silver.jsonl").open("w") as silver_file,
     stage.writes("candidates.jsonl").open("w") as candidates_file,
   ):
-    rows = silver_lib.ground(
-      index,
-      stored,
-      questions,
-      rationales,
-      dataset.prompts,
-      silver=silver,
-      candidates=candidates,
-      source=str(path),
-    )
+    rows: Iterable[tuple[silver_lib.Row, silver_lib.Row]]
+    if recorded is not None:
+      stage.reads_outside(dataset.inputs())
+      rows = map(functools.partial(_recorded, silver=silver), recorded(dataset.source))
+    else:
+      rows = silver_lib.ground(
+        index,
+        stored,
+        questions,
+        rationales,
+        dataset.prompts,
+        silver=silver,
+        candidates=candidates,
+        source=str(path),
+      )
     count = 0
     for silver_row, candidates_row in rows:
       count += 1
@@ -71,6 +83,35 @@ def ground(
   found = silver_lib.retrieve(index, stored, questions, dataset.prompts, k=retrieved)
   files.write_jsonl(stage.writes("retrieved.jsonl"), found)
   print(f"{count:>7,} rationales with silver passages and candidates", flush=True)
+
+
+class Recorded(Protocol):
+  """A rationale's candidates, (passage, score under the rationale), by rationale and question."""
+
+  question: str
+  sample: int
+  by_rationale: list[tuple[str, float]]
+  by_question: list[tuple[str, float]]
+
+
+def _recorded(space: Recorded, silver: int) -> tuple[silver_lib.Row, silver_lib.Row]:
+  """The rows of a recorded list, as `silver.ground` makes them; a passage stands once."""
+  head = {"question_id": space.question, "sample": space.sample}
+  found: dict[str, tuple[float, str]] = {}
+  for side, listed in (("rationale", space.by_rationale), ("question", space.by_question)):
+    for id, score in listed:
+      found.setdefault(id, (score, side))
+  best = sorted(space.by_rationale, key=lambda pair: -pair[1])[:silver]
+  return (
+    {**head, "passages": [{"id": id, "score": score} for id, score in best]},
+    {
+      **head,
+      "passages": [
+        {"id": id, "score": score, "from": side}
+        for id, (score, side) in sorted(found.items(), key=lambda item: -item[1][0])
+      ],
+    },
+  )
 
 
 def read_all(stage: Stage) -> list[Question]:

@@ -30,6 +30,7 @@ LAUNCHERS = {
   "ground": "ground",
   "student": "train",
   "reranker": "train",
+  "rerank": "rerank",
   "answer": "answer",
   "score": "score",
 }

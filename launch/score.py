@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from kard_jax import answer as answer_lib
 from kard_jax import questions as questions_lib
-from kard_jax import report, scorecard
+from kard_jax import ranking, report, scorecard
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.core.provenance import Stage
@@ -36,8 +36,10 @@ def score(
   rationale_split: str | None = None,
   silver: int = 10,
   seed: int | None = None,
+  tau: float = 1.0,
+  rationale_tau: float = 1.0,
 ) -> None:
-  """Writes `scorecard/scorecard.json` and `scorecard/report.html`, and prints the table.
+  """Writes `scorecard/scorecard.json` and `scorecard/report.html`.
 
   Args:
     stage: the work directory and the record.
@@ -48,6 +50,8 @@ def score(
     rationale_split: the split whose rationales' hit@k is given, where it is another one.
     silver: how many passages a row of silver.jsonl may hold (the ground stage's).
     seed: noted in the score card.
+    tau: temperature of the reranker's scores in the KL of `reranking.jsonl`, where that is there.
+    rationale_tau: that of BM25's.
   """
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
   predictions: dict[str, list[dict]] = {}
@@ -61,7 +65,12 @@ def score(
       predictions[method] = answer_lib.read(path, questions)
     else:
       empty.append(method)
-  if not predictions:
+  reranking = {}
+  if (stage.workdir / "reranking.jsonl").exists():
+    taus = {"reranker": tau, "bm25": rationale_tau, "random": 1.0}
+    rows = ranking.read(stage.reads("reranking.jsonl"))
+    reranking = ranking.summarise(rows, taus, rationale_tau, seed=seed or 0)
+  if not predictions and not reranking:
     raise InputError(f"{stage.workdir / 'predictions'}: no predictions of {', '.join(methods)}")
   if absent:
     print(f"not run, so not in the table: {', '.join(absent)}", flush=True)
@@ -73,9 +82,10 @@ def score(
   card = scorecard.make(
     questions,
     predictions,
-    silver=scorecard.read_silver(stage.reads("silver.jsonl")),
+    silver=scorecard.read_silver(stage.reads("silver.jsonl")) if predictions else (),
     silver_questions=silver_questions,
     silver_depth=silver,
+    reranking=reranking,
     title=title or f"KARD on {dataset}",
     seed=seed,
     inputs=stage.input_hashes(),

@@ -33,6 +33,7 @@ from kard_jax.core import train as loop
 from kard_jax.core.files import InputError
 from kard_jax.core.objective import Objective, Params
 from kard_jax.core.provenance import Stage
+from kard_jax.reranker import objective as reranker_objective
 from tasks import batches, features, registry
 
 
@@ -114,6 +115,7 @@ def train(
     validation = list(held_out.epoch())
     print(f"{held_out.examples:>7,} validation examples", flush=True)
   network: Any = getattr(objective, "network", None)
+  stream = reranker_objective.scheduled(objective, training)
   if lora is not None:
     objective = lora_lib.Adapted(objective, lora)
     trainer = dataclasses.replace(trainer, trained=[*lora_lib.NAMES, *(trainer.trained or ())])
@@ -122,7 +124,7 @@ def train(
     begin.record(output, lora, trainer)
   run = loop.train(
     objective,
-    training,
+    stream,
     output,
     trainer=trainer,
     validation=validation,

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from rich.console import Console
 
-from kard_jax import scorecard
+from kard_jax import ranking, report, scorecard
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.questions import Question
@@ -283,3 +283,36 @@ def test_no_jax_is_needed():
   code = "import sys, kard_jax.scorecard, kard_jax.report; sys.exit('jax' in sys.modules)"
   root = pathlib.Path(scorecard.__file__).parents[1]
   assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def rankings():
+  """What `ranking.summarise` makes of a few lists."""
+  rows = [
+    {
+      "question_id": f"q{i}",
+      "reference": "rationale",
+      "gains": [3.0, 2.0, 1.0],
+      "scores": {"reranker": [2.0, 1.0, 0.0], "bm25": [0.0, 1.0, i % 2 * 2], "random": [0.0] * 3},
+    }
+    for i in range(8)
+  ]
+  return ranking.summarise(rows, {"reranker": 1.0, "bm25": 1.0, "random": 1.0}, 1.0)
+
+
+def test_rankings_alone_make_a_score_card():
+  questions = [Question(f"q{i}", "Which?", ("a", "b"), 0) for i in range(8)]
+  card = scorecard.make(questions, {}, reranking=rankings())
+  figures = card["reranking"]["rationale"]["rankings"]["reranker"]["figures"]
+  assert figures["hit@1"] == {"value": 1.0, "interval": [1.0, 1.0]}
+  console = Console(width=80, file=io.StringIO(), force_terminal=False)
+  scorecard.show(card, console)
+  shown = console.file.getvalue()
+  assert "100.0% (100.0 - 100.0)" in shown
+  assert "Reranker less BM25, hit@1: +100.0 (+100.0 to +100.0)" in shown
+  assert "Random order" in shown
+  assert "Accuracy" not in shown
+  assert max(map(len, shown.splitlines())) <= 80
+  page = report.render(card, questions, {})
+  assert '"reranking":[{"reference":"rationale","lists":8' in page
+  with pytest.raises(InputError, match="or ranked lists"):
+    scorecard.make(questions, {})
