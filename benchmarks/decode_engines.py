@@ -169,6 +169,9 @@ class CTranslate2(Engine):
       def get_vocab(self) -> dict[str, int]:
         return {f"t{i}": i for i in range(vocab_size)}
 
+      def convert_ids_to_tokens(self, ids: int | list[int]) -> str | list[str]:
+        return f"t{ids}" if isinstance(ids, int) else [f"t{i}" for i in ids]
+
     class Converter(ctranslate2.converters.TransformersConverter):
       def load_tokenizer(self, *_: Any, **__: Any) -> Tokenizer:
         return Tokenizer()
