@@ -69,7 +69,7 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys):
     (["import", str(tmp_path / "none"), str(run)], "none: no such folder"),
     (
       ["export", str(tmp_path), str(tmp_path / "out"), "--like", str(folder)],
-      "no whole checkpoint",
+      "holds neither a config.json nor checkpoints",
     ),
     (["export", str(run), str(tmp_path / "out"), "--like", str(other)], "holds other parameters"),
     (["check", str(folder), "--prompts=-1"], "--prompts=-1: give 0 or more"),

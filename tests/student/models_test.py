@@ -189,4 +189,4 @@ def test_every_student_file_is_tested():
   assert {path.stem for path in FILES.glob("t5_*.gin")} == {*PUBLISHED, "t5_tiny"}
   assert {*CONFIGS} == {*DECODERS}
   students = {path.stem for path in FILES.glob("*.gin") if "NETWORK = " in path.read_text()}
-  assert students == {*PUBLISHED, *DECODERS, "t5_tiny", "gpt_tiny"}
+  assert students == {*PUBLISHED, *DECODERS, "t5_tiny", "gpt_tiny", "pretrained"}
