@@ -325,6 +325,8 @@ class Attention(nn.Module):
       queries.swapaxes(1, 2), memory.keys_BxHxKxL, self.dtype, jnp.float32
     )
     if bias is not None:
+      if bias.shape[0] == 1:
+        bias = products.for_each_row(bias, scores_BxHxQxL.shape[0])
       scores_BxHxQxL = scores_BxHxQxL + bias
     if mask is not None:
       scores_BxHxQxL = jnp.where(mask, scores_BxHxQxL, MASKED)

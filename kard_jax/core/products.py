@@ -81,3 +81,34 @@ def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
   rows = tuple(range(x.ndim - 2))
   summed = ((x.ndim - 2 + x_axis,), (y.ndim - 2 + y_axis,))
   return jax.lax.dot_general(x, y, (summed, (rows, rows)), preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def for_each_row(x: Float[Array, "1 *shape"], rows: int) -> Float[Array, "B *shape"]:
+  """The same array for each row of a batch, such as the bias of positions.
+
+  Its gradient is a sum over rows. On a CPU that is written as additions: the reduction that XLA has
+  for a first axis reads 1 GB/s there, and took a tenth of a T5's training step.
+  """
+  return jnp.broadcast_to(x, (rows, *x.shape[1:]))
+
+
+def _for_each_row(x: jax.Array, rows: int) -> tuple[jax.Array, None]:
+  return for_each_row(x, rows), None
+
+
+def _over_rows(rows: int, kept: None, grad: jax.Array) -> tuple[jax.Array]:
+  del rows, kept
+  return (jax.lax.platform_dependent(grad, cpu=_added, default=_reduced),)
+
+
+for_each_row.defvjp(_for_each_row, _over_rows)
+
+
+def _reduced(grad: jax.Array) -> jax.Array:
+  return jnp.sum(grad, axis=0, keepdims=True)
+
+
+def _added(grad: jax.Array) -> jax.Array:
+  """The same, row by row."""
+  return functools.reduce(jnp.add, [grad[i : i + 1] for i in range(grad.shape[0])])

@@ -65,3 +65,12 @@ def test_a_cpu_writes_the_transposed_operand_out():
   total = lambda y: products.product(x, y, "float32", "float32").sum()
   program = jax.jit(jax.grad(total)).lower(y).as_text()
   assert "optimization_barrier" in program
+
+
+def test_the_gradient_of_what_rows_share_is_their_sum():
+  grad = _operands((5,), 2, 3, 1, seed=3)[0]
+  x = jnp.ones((1, 2, 3))
+  value, back = jax.vjp(lambda x: products.for_each_row(x, 5), x)
+  np.testing.assert_array_equal(value, np.ones((5, 2, 3)))
+  np.testing.assert_allclose(back(grad)[0], np.sum(grad, axis=0, keepdims=True), rtol=1e-6)
+  np.testing.assert_allclose(products._reduced(grad), products._added(grad), rtol=1e-6)
