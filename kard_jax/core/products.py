@@ -84,7 +84,7 @@ def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def for_each_row(x: Float[Array, "1 *shape"], rows: int) -> Float[Array, "B *shape"]:
+def for_each_row(x: Float[Array, "1 ..."], rows: int) -> Float[Array, "B ..."]:
   """The same array for each row of a batch, such as the bias of positions.
 
   Its gradient is a sum over rows. On a CPU that is written as additions: the reduction that XLA has
