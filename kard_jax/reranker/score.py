@@ -27,6 +27,8 @@ Tokens = Sequence[int] | np.ndarray
 Progress = Callable[[int], None]
 
 _SHORTEST = 16  # tokens; rows shorter than this are padded to it
+_TOKENS = 1 << 13  # a call has by default
+_CPU_TOKENS = 1 << 11  # likewise: activations of more leave the caches, and a call is slower
 _TOGETHER = 8  # candidates of one question that a call compares: lists are padded to a multiple
 
 
@@ -36,7 +38,7 @@ def rerank_scores(
   query_tokens: Sequence[Tokens],
   passage_tokens: Sequence[Sequence[Tokens]],
   *,
-  tokens_per_call: int = 1 << 13,
+  tokens_per_call: int | None = None,
   tokens_in_memory: int = 1 << 20,
   partitioner: Partitioner | None = None,
   progress: Progress | None = None,
@@ -53,7 +55,8 @@ def rerank_scores(
     passage_tokens: for each question, token ids of its candidates; lists may differ in length and
       may be empty.
     tokens_per_call: how many tokens (passages times padded length) a device is given at once; a
-      larger number serves larger devices.
+      larger number serves larger devices. None: 8,192, and 2,048 where a
+      CPU encodes.
     tokens_in_memory: how many tokens of encoded passages are kept on the device, about.
     partitioner: mesh and rules; None: the first device alone.
     progress: called with how many candidates have got their score since the last call.
@@ -84,7 +87,7 @@ class Runner(NamedTuple):
 
   network: Any
   params: Params
-  tokens_per_call: int = 1 << 13
+  tokens_per_call: int | None = None
   partitioner: Partitioner | None = None
   progress: Progress = lambda count: None
 
@@ -92,10 +95,12 @@ class Runner(NamedTuple):
     """Logical axis names mean the mesh in here."""
     return self.partitioner.active() if self.partitioner else contextlib.nullcontext()
 
-  def rows(self, tokens: int) -> int:
-    """How many rows of so many tokens a call has, over all devices."""
+  def rows(self, tokens: int, *, encodes: bool = True) -> int:
+    """How many rows of so many tokens a call has, over all devices; comparing takes more."""
     ways = 1 if self.partitioner is None else _ways(self.partitioner)
-    rows = max(1, self.tokens_per_call // tokens)
+    small = encodes and jax.default_backend() == "cpu"
+    budget = self.tokens_per_call or (_CPU_TOKENS if small else _TOKENS)
+    rows = max(1, budget // tokens)
     # whole vectors of the processor, so that each row is computed alike
     return ways * (rows - rows % 8 if rows > 8 else rows)
 
@@ -183,7 +188,7 @@ def _score_apart(
   )
   results = []
   for (length_L, length_M), units in _units(queries, lists).items():
-    rows = run.rows(_TOGETHER * length_M)
+    rows = run.rows(_TOGETHER * length_M, encodes=False)
     for some in _chunks(units, rows):
       query_B = np.zeros((rows,), np.int32)
       passage_BxC = np.zeros((rows, _TOGETHER), np.int32)

@@ -57,7 +57,7 @@ def write(
   dtype: str = "float16",
   corpus: str = "",
   partitioner: Partitioner | None = None,
-  tokens_per_call: int = 1 << 13,
+  tokens_per_call: int | None = None,
   progress: Callable[[int], None] = lambda count: None,
 ) -> int:
   """Encodes passages and writes a store, whole or not at all.

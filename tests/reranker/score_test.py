@@ -137,3 +137,11 @@ def test_nothing_to_score(net):
 def test_lists_must_match_questions():
   with pytest.raises(ValueError, match="2 questions, but 1 lists"):
     run(LATE, params_of(LATE), [[1], [2]], [[[3]]])
+
+
+def test_a_cpu_encodes_few_tokens_at_a_time_and_compares_many(monkeypatch):
+  assert score.Runner(LATE, {}).rows(128) == 16
+  assert score.Runner(LATE, {}).rows(128, encodes=False) == 64
+  assert score.Runner(LATE, {}, tokens_per_call=1024).rows(128) == 8
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert score.Runner(LATE, {}).rows(128) == 64
