@@ -1,20 +1,17 @@
 """The score card: every method on the same questions, with its uncertainty (paper, section 4).
 
-Accuracy with an interval for each method, hit@k for each way to rank passages, and where the
-figures come from. Nothing here needs JAX; `report` shows the same figures as a page to browse.
+Accuracy with an interval for each method, paired comparisons of every two, what votes and their
+shares are worth, what a question costs, hit@k for each way to rank passages, and where the figures
+come from. Nothing here needs JAX; `scorecard_table` prints the figures, `report` shows them as a
+page to browse, and docs/scorecard.md explains each.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
+from kard_jax import hits, measures, statistics
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.questions import Question
@@ -22,9 +19,17 @@ from kard_jax.questions import Question
 Row = dict[str, Any]
 
 ABOUT: Mapping[str, tuple[str, str]] = {
+  "fewshot": ("Few-shot", "Not trained: reads solved examples, answers without a rationale."),
+  "fewshot_cot": ("Few-shot CoT", "Not trained: reads solved examples with their rationales."),
+  "fewshot_passages": ("Few-shot, BM25", "Few-shot, reading what BM25 finds by the question."),
+  "fewshot_cot_passages": (
+    "Few-shot CoT, BM25",
+    "Few-shot with rationales, reading what BM25 finds by the question.",
+  ),
   "ft": ("Fine-tuning", "Trained on answers alone: no rationale, no passage."),
   "kaft": ("Fine-tuning, BM25", "Trained on answers, reading what BM25 finds by the question."),
   "rd": ("No knowledge", "Reasoning distillation: trained on rationales, reads no passage."),
+  "dapt_rd": ("DAPT, no knowledge", "Pre-trained on the passages first, then trained as above."),
   "kard_bm25": ("KARD, BM25", "Reads what BM25 ranks first, with the question as its query."),
   "kard_reranker": (
     "KARD, reranker",
@@ -37,28 +42,6 @@ ABOUT: Mapping[str, tuple[str, str]] = {
   "random": ("Random order", "What chance makes of the same candidates."),
 }
 """What the methods and rankings of the paper are called, and what they are, in one line each."""
-
-SILVER = "silver"  # what `rankings` calls the ranking that is read from the silver rows
-
-RANKINGS: Mapping[str, str] = {
-  "bm25": "kard_bm25",
-  "reranker": "kard_reranker",
-  "rationale": SILVER,
-}
-"""Where each retrieval figure is read: in the predictions of a method, or in the silver rows."""
-
-REFERENCES: Mapping[str, str] = {"rationale": "By rationales", "gold": "By gold passages"}
-FIGURES: Mapping[str, str] = {
-  "hit@1": "hit@1",
-  "hit@3": "hit@3",
-  "hit@10": "hit@10",
-  "ndcg@10": "nDCG@10",
-  "kl": "KL",
-}
-_INTERVAL = "ndcg@10"  # the figure whose interval the table has room for
-
-HITS = (1, 3, 10)
-_Z = 1.959963984540054  # the 97.5 % point of the normal distribution: a 95 % interval
 
 
 def read_silver(path: files.PathLike) -> list[Row]:
@@ -97,15 +80,16 @@ def make(
   about: Mapping[str, tuple[str, str]] | None = None,
   title: str = "KARD",
   seed: int | None = None,
+  sweep: tuple[str, Any] | None = None,
   inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-  """Makes the score card, a JSON object whose figures are fractions between 0 and 1.
+  """Makes the score card, a JSON object whose rates are fractions between 0 and 1.
 
   Args:
     questions: what was answered.
     predictions: for each method its rows, one for each question, as `answer.read` gives them.
-    rankings: which retrieval figures to give, and the method (or `SILVER`) each is read from; None
-      gives those of `RANKINGS` that were run.
+    rankings: which retrieval figures to give, and the method (or `hits.SILVER`) each is read from;
+      None gives those of `hits.RANKINGS` that were run, and other methods that rerank.
     silver: silver rows, of any questions. Those of `silver_questions` give the rationale's hit@k,
       one query a row. Where no question names a gold passage, the first passage of each of their
       silver rows stands in for it.
@@ -115,16 +99,19 @@ def make(
       empty.
     about: label and description for methods and rankings, before those of `ABOUT`.
     title: what was run, for the head of the table and the report.
-    seed: the run's seed, noted.
+    seed: the run's seed, noted; bootstraps are drawn from it too (0 where it is None).
+    sweep: where the run is one of several, what is varied and its value here.
     inputs: the SHA-256 of what was read, by its name in the work directory; noted.
 
   Returns:
     `{"title", "questions": {"n", "options": [how many], "chance"}, "methods": {name: {"label",
-    "description", "accuracy", "interval", "n", "unparsed", "unparsed_samples"}}, "retrieval":
-    {name: {"label", "description", "hit@1", "hit@3", "hit@10", "n", "reference"}}, "reranking":
-    {reference: {"lists", "questions", "rankings", "differences"}}, "provenance": {"seed",
-    "inputs"}}`. Unparsed answers count as wrong. A rationale's hit@k is None where its rows were
-    cut above k; a ranking without gold or silver to compare with is left out.
+    "description", "accuracy", "interval", "n", "wrong", "unparsed", "unparsed_samples", "votes",
+    "calibration", "cost"}}, "comparisons": [...], "retrieval": {name: {"label", "description",
+    "hit@1", "hit@3", "hit@10", "n", "reference", ...}}, "reranking": {reference: {"lists",
+    "questions", "rankings", "differences"}}, "sweep": {"name", "value"} or None, "provenance":
+    {"seed", "resamples", "inputs"}}`. Unparsed answers count as wrong in the accuracy, and stand
+    apart in `wrong` and `unparsed`. What the rows do not record is None. For `votes`,
+    `calibration`, `cost` and `comparisons` see `measures`, for `retrieval` see `hits.retrieval`.
 
   Raises:
     InputError: there is nothing to score, methods answered different questions, or `rankings` names
@@ -134,7 +121,47 @@ def make(
     raise InputError(
       "a score card needs questions, and the predictions of one method or more, or ranked lists"
     )
-  ids = {q.id for q in questions}
+  _check_same_questions({q.id for q in questions}, predictions)
+  names = {**ABOUT, **(about or {})}
+  drawn = seed or 0
+  found = hits.retrieval(
+    questions,
+    predictions,
+    rankings=rankings,
+    silver=silver,
+    silver_questions=silver_questions,
+    silver_depth=silver_depth,
+  )
+  return {
+    "title": title,
+    "questions": {
+      "n": len(questions),
+      "options": sorted({len(q.options) for q in questions}),
+      "chance": sum(1 / len(q.options) for q in questions) / len(questions),
+    },
+    "methods": {
+      method: _named(method, names)
+      | measures.accuracy(rows)
+      | {
+        "votes": measures.votes(rows, seed=drawn),
+        "calibration": measures.calibration(rows),
+        "cost": measures.cost(rows),
+      }
+      for method, rows in predictions.items()
+    },
+    "comparisons": measures.comparisons(predictions, seed=drawn),
+    "retrieval": {name: _named(name, names) | row for name, row in found.items()},
+    "reranking": _reranking(reranking or {}, names),
+    "sweep": None if sweep is None else {"name": sweep[0], "value": sweep[1]},
+    "provenance": {
+      "seed": seed,
+      "resamples": statistics.RESAMPLES,
+      "inputs": dict(inputs or {}),
+    },
+  }
+
+
+def _check_same_questions(ids: set[str], predictions: Mapping[str, Sequence[Row]]) -> None:
   for method, rows in predictions.items():
     answered = {row["question_id"] for row in rows}
     if answered != ids or len(rows) != len(ids):
@@ -143,104 +170,6 @@ def make(
         f"{len(ids - answered)} missing, {len(rows) - len(answered)} twice; methods are compared "
         "on the same questions"
       )
-  names = {**ABOUT, **(about or {})}
-  return {
-    "title": title,
-    "questions": {
-      "n": len(questions),
-      "options": sorted({len(q.options) for q in questions}),
-      "chance": sum(1 / len(q.options) for q in questions) / len(questions),
-    },
-    "methods": {m: _named(m, names) | _accuracy(rows) for m, rows in predictions.items()},
-    "retrieval": _retrieval(
-      questions, predictions, rankings, silver, silver_questions, silver_depth, names
-    ),
-    "reranking": _reranking(reranking or {}, names),
-    "provenance": {"seed": seed, "inputs": dict(inputs or {})},
-  }
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-  """The 95 % Wilson score interval of a fraction.
-
-  Unlike the usual plus-minus it stays within 0 and 1 and is right for few questions (Wilson 1927).
-
-  Raises:
-    ValueError: n is not positive, or successes are not between 0 and n.
-  """
-  if not 0 <= successes <= n or n < 1:
-    raise ValueError(f"an interval needs 0 <= successes <= n and n > 0: {successes=}, {n=}")
-  p = successes / n
-  middle = p + _Z * _Z / (2 * n)
-  half = _Z * math.sqrt(p * (1 - p) / n + _Z * _Z / (4 * n * n))
-  scale = 1 + _Z * _Z / n
-  # Exactly 0 and 1 at the ends, where rounding would leave the fraction outside its interval.
-  low = 0.0 if successes == 0 else (middle - half) / scale
-  high = 1.0 if successes == n else (middle + half) / scale
-  return low, high
-
-
-def _accuracy(rows: Sequence[Row]) -> Row:
-  right = sum(row["answer"] == row["label"] for row in rows)
-  samples = [sample["answer"] for row in rows for sample in row["samples"]]
-  return {
-    "accuracy": right / len(rows),
-    "interval": list(wilson(right, len(rows))),
-    "n": len(rows),
-    "unparsed": sum(row["answer"] is None for row in rows) / len(rows),
-    "unparsed_samples": samples.count(None) / max(1, len(samples)),
-  }
-
-
-def _retrieval(
-  questions: Sequence[Question],
-  predictions: Mapping[str, Sequence[Row]],
-  rankings: Mapping[str, str] | None,
-  silver: Sequence[Row],
-  silver_questions: Sequence[Question] | None,
-  silver_depth: int | None,
-  names: Mapping[str, tuple[str, str]],
-) -> dict[str, Row]:
-  sources = {**predictions, **({SILVER: silver} if silver else {})}
-  if rankings is None:
-    rankings = {name: source for name, source in RANKINGS.items() if source in sources}
-  card: dict[str, Row] = {}
-  for name, source in rankings.items():
-    if source not in sources:
-      raise InputError(
-        f"the ranking {name!r} is read from {source!r}, which is not here; there are: "
-        f"{', '.join(sources)}"
-      )
-    if source == SILVER:
-      # Silver compared with itself would say 100 %: without gold there is nothing to report.
-      references = {q.id: set(q.gold) for q in silver_questions or questions if q.gold}
-      reference = "gold"
-      ranked = [(row["question_id"], row["passages"]) for row in silver]
-      depth = silver_depth or max(len(row["passages"]) for row in silver)
-    else:
-      references, reference = _references(questions, silver)
-      ranked = [(row["question_id"], row["retrieved"]) for row in predictions[source]]
-      depth = max(HITS)  # rows of `answer` hold that many, or all that were found
-    lists = [(i, [p["id"] for p in passages]) for i, passages in ranked if i in references]
-    if lists:
-      hits = hit_at_k([ids for _, ids in lists], [references[i] for i, _ in lists], depth)
-      card[name] = _named(name, names) | hits | {"n": len(lists), "reference": reference}
-  return card
-
-
-def _references(
-  questions: Sequence[Question], silver: Sequence[Row]
-) -> tuple[dict[str, set[str]], str]:
-  """The passages that a ranking should find: gold, or the first silver ones if none has gold."""
-  gold = {q.id: set(q.gold) for q in questions if q.gold}
-  if gold:
-    return gold, "gold"
-  ids = {q.id for q in questions}
-  first: dict[str, set[str]] = {}
-  for row in silver:
-    if row["question_id"] in ids and row["passages"]:
-      first.setdefault(row["question_id"], set()).add(row["passages"][0]["id"])
-  return first, "silver"
 
 
 def _reranking(
@@ -259,129 +188,6 @@ def _reranking(
   }
 
 
-def hit_at_k(
-  rankings: Sequence[Sequence[str]], references: Sequence[set[str]], depth: int
-) -> dict[str, float | None]:
-  """How often one of the wanted passages is among the first k, for each k of `HITS`.
-
-  Args:
-    rankings: for each query the ids of its passages, best first; may be short or empty.
-    references: for each query the ids that count as found.
-    depth: where the rankings were cut.
-
-  Returns:
-    `{"hit@k": fraction}`; None where k lies below the cut, so that lists which were stored short do
-    not pass for a poor retriever (unless all were found above it).
-  """
-  ranks = [
-    next((rank for rank, name in enumerate(ranking, 1) if name in wanted), math.inf)
-    for ranking, wanted in zip(rankings, references, strict=True)
-  ]
-  hits = {k: sum(rank <= k for rank in ranks) / len(ranks) for k in HITS}
-  return {f"hit@{k}": hit if k <= depth or hit == 1 else None for k, hit in hits.items()}
-
-
 def _named(name: str, names: Mapping[str, tuple[str, str]]) -> Row:
   label, description = names.get(name, (name, ""))
   return {"label": label, "description": description}
-
-
-def show(card: Mapping[str, Any], console: Console | None = None) -> None:
-  """Prints the score card as tables that fit 80 columns; plain text where no colour is wanted."""
-  console = console or Console()
-  console.print(tables(card, ascii_only=console.options.ascii_only))
-
-
-def tables(card: Mapping[str, Any], *, ascii_only: bool = False) -> Group:
-  """The score card as rich tables: accuracies with bars, and hit@k where there is any."""
-  about = card["questions"]
-  options = " or ".join(map(str, about["options"]))
-  head = f"{about['n']} questions, {options} options, chance {about['chance']:.1%}"
-  if card["provenance"]["seed"] is not None:
-    head += f", seed {card['provenance']['seed']}"
-  methods = _table(ascii_only)
-  methods.add_column("Method", max_width=20)
-  methods.add_column("Accuracy", justify="right", no_wrap=True)
-  methods.add_column("95% interval", justify="right", no_wrap=True)
-  methods.add_column("0%       50%     100%", no_wrap=True)
-  methods.add_column("Unparsed", justify="right", no_wrap=True)
-  for row in card["methods"].values():
-    drawn = bar(row["accuracy"], row["interval"], about["chance"], ascii_only=ascii_only)
-    low, high = row["interval"]
-    methods.add_row(
-      Text(row["label"]),
-      f"{row['accuracy']:.1%}",
-      f"{100 * low:.1f} - {100 * high:.1f}",
-      Text(drawn, style="cyan"),
-      f"{row['unparsed']:.1%}",
-    )
-  parts: list[Text | Table] = [Text(f"{card['title']}\n{head}")]
-  if card["methods"]:
-    parts.append(methods)
-  if card["retrieval"]:
-    retrieval = _table(ascii_only)
-    retrieval.add_column("Passage found", max_width=24)
-    for k in HITS:
-      retrieval.add_column(f"hit@{k}", justify="right", no_wrap=True)
-    retrieval.add_column("Queries", justify="right", no_wrap=True)
-    retrieval.add_column("Reference", no_wrap=True)
-    for row in card["retrieval"].values():
-      hits = [row[f"hit@{k}"] for k in HITS]
-      shown = ["-" if hit is None else f"{hit:.1%}" for hit in hits]
-      retrieval.add_row(Text(row["label"]), *shown, str(row["n"]), row["reference"])
-    parts.append(retrieval)
-  for reference, some in card.get("reranking", {}).items():
-    parts += _ranked(reference, some, ascii_only)
-  return Group(*parts)
-
-
-def _ranked(reference: str, card: Mapping[str, Any], ascii_only: bool) -> list[Text | Table]:
-  """A reference's rankings, a line each; nDCG with its interval, as are differences to BM25."""
-  rows = card["rankings"]
-  table = _table(ascii_only)
-  table.add_column(REFERENCES[reference], max_width=24)
-  for figure in FIGURES:
-    table.add_column(FIGURES[figure], justify="right", no_wrap=True)
-  for row in rows.values():
-    table.add_row(Text(row["label"]), *(_cell(figure, row["figures"]) for figure in FIGURES))
-  lines = [f"{card['lists']:,} lists of {card['questions']:,} questions; 95 % by question"]
-  for name, differences in card["differences"].items():
-    for figure in (_INTERVAL, "hit@1"):
-      value, (low, high) = differences[figure]["value"], differences[figure]["interval"]
-      lines.append(
-        f"{rows[name]['label']} less BM25, {FIGURES[figure]}: {100 * value:+.1f} "
-        f"({100 * low:+.1f} to {100 * high:+.1f})"
-      )
-  return [table, Text("\n".join(lines))]
-
-
-def _cell(figure: str, figures: Mapping[str, Any]) -> str:
-  if figure not in figures:
-    return "-"
-  value, (low, high) = figures[figure]["value"], figures[figure]["interval"]
-  if figure == "kl":
-    return f"{value:.2f}"
-  return f"{value:.1%}" + (f" ({100 * low:.1f} - {100 * high:.1f})" if figure == _INTERVAL else "")
-
-
-def bar(
-  value: float, interval: Sequence[float], chance: float, *, width: int = 21, ascii_only: bool
-) -> str:
-  """A fraction as a bar of characters, with its interval and a mark at chance.
-
-  Returns:
-    `width` characters; the first stands for 0 and the last for 1.
-  """
-  full, whisker, point, mark, empty = "=-O|." if ascii_only else "━─●┊·"
-  place = lambda fraction: min(width - 1, max(0, round(fraction * (width - 1))))
-  cells = [empty] * width
-  cells[: place(value)] = full * place(value)
-  low, high = place(interval[0]), place(interval[1])
-  cells[low : high + 1] = whisker * (high + 1 - low)
-  cells[place(chance)] = mark
-  cells[place(value)] = point
-  return "".join(cells)
-
-
-def _table(ascii_only: bool) -> Table:
-  return Table(box=box.ASCII if ascii_only else box.SIMPLE_HEAD, pad_edge=False)

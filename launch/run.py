@@ -109,11 +109,11 @@ def _launch(name: str, path: pathlib.Path, overrides: Sequence[str], redo: bool)
 
 def _show(plan: Sequence[tuple]) -> None:
   """Prints the score card of the work directory, where there is one."""
-  from kard_jax import scorecard
+  from kard_jax import scorecard_table
 
   path = provenance.Stage("score", config.workdir(plan[-1][2]), {}).workdir / "scorecard"
   if (path / "scorecard.json").exists():
-    scorecard.show(json.loads((path / "scorecard.json").read_text()))
+    scorecard_table.show(json.loads((path / "scorecard.json").read_text()))
     print(f"Report: {path / 'report.html'}", flush=True)
 
 

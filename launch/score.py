@@ -36,6 +36,8 @@ def score(
   rationale_split: str | None = None,
   silver: int = 10,
   seed: int | None = None,
+  sweep: str | None = None,
+  sweep_value: int | float | str | None = None,
   tau: float = 1.0,
   rationale_tau: float = 1.0,
 ) -> None:
@@ -49,7 +51,9 @@ def score(
     title: what was run; None is "KARD on <dataset>".
     rationale_split: the split whose rationales' hit@k is given, where it is another one.
     silver: how many passages a row of silver.jsonl may hold (the ground stage's).
-    seed: noted in the score card.
+    seed: noted in the score card; the bootstraps' too.
+    sweep: where the run is one of several that differ in one thing, what that is called; noted.
+    sweep_value: what it is here: a number, or a name such as a model's size.
     tau: temperature of the reranker's scores in the KL of `reranking.jsonl`, where that is there.
     rationale_tau: that of BM25's.
   """
@@ -88,6 +92,7 @@ def score(
     reranking=reranking,
     title=title or f"KARD on {dataset}",
     seed=seed,
+    sweep=None if sweep is None else (sweep, sweep_value),
     inputs=stage.input_hashes(),
   )
   passages = passages_lib.Passages(stage.reads("knowledge/passages"))

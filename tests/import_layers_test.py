@@ -11,7 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # launch -> tasks -> the method -> convert -> its parts -> core: an arrow points to what may be
 # imported. `convert` knows the networks of `student` and `reranker`; these know nothing of it.
-METHOD = {"teacher", "silver", "answer", "ranking", "scorecard", "report"}
+SCORES = {"statistics", "measures", "hits", "ranking", "scorecard", "scorecard_table", "report"}
+METHOD = {"teacher", "silver", "answer"} | SCORES
 PARTS = {"retrieval", "student", "reranker"}
 LEAVES = {"questions", "prompts"}  # what everything but core speaks of
 LEVELS = {
@@ -29,6 +30,7 @@ LIGHT = [
   "kard_jax.teacher",
   "kard_jax.ranking",
   "kard_jax.scorecard",
+  "kard_jax.scorecard_table",
   "kard_jax.retrieval.index",
   "kard_jax.retrieval.builder",
   "kard_jax.retrieval.blocks",

@@ -2,17 +2,15 @@
 
 import io
 import json
-import math
 import pathlib
+import re
 import subprocess
 import sys
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 from rich.console import Console
 
-from kard_jax import ranking, report, scorecard
+from kard_jax import ranking, report, scorecard, scorecard_table, statistics
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.questions import Question
@@ -60,11 +58,11 @@ def test_accuracy_by_hand():
   rd = card["methods"]["rd"]
   assert (rd["accuracy"], rd["n"], rd["unparsed"]) == (0.3, 10, 0.2)  # unparsed counts as wrong
   assert rd["unparsed_samples"] == 12 / 20
-  assert rd["interval"] == list(scorecard.wilson(3, 10))
+  assert rd["interval"] == list(statistics.wilson(3, 10))
   assert card["methods"]["kard_bm25"]["accuracy"] == 1
   assert card["methods"]["kard_bm25"]["unparsed"] == 0
   assert card["questions"] == {"n": 10, "options": [4], "chance": 0.25}
-  assert card["provenance"] == {"seed": 3, "inputs": {}}
+  assert card["provenance"] == {"seed": 3, "resamples": 10_000, "inputs": {}}
   assert json.loads(json.dumps(card)) == card
 
 
@@ -166,6 +164,52 @@ def test_rankings_are_an_argument():
     scorecard.make(QUESTIONS, predictions, rankings={"dense": "yours"})
 
 
+def test_hits_before_and_after_reranking():
+  after, before = rows(RIGHT, [1] * 10), rows(RIGHT, RANKS)
+  for row, other in zip(after, before, strict=True):
+    row["retrieved_before"] = other["retrieved"]
+  card = scorecard.make(QUESTIONS, {"kard_reranker": after, "mine": after, "rd": rows(SOME)})
+  assert list(card["retrieval"]) == ["reranker", "mine"]  # what reranks is told without being asked
+  row = card["retrieval"]["reranker"]
+  assert row["hit@1"] == 1
+  assert row["intervals"]["hit@1"] == list(statistics.wilson(10, 10))
+  before = row["before"]
+  assert (before["hit@1"], before["hit@3"], before["hit@10"], before["n"]) == (0.2, 0.4, 0.6, 10)
+  assert before["intervals"]["hit@3"] == list(statistics.wilson(4, 10))
+  text = printed(card, width=80)
+  assert re.search(r"before reranking +20\.0% +40\.0% +60\.0%", text)
+  # One row without it: the figure would be of other queries.
+  del after[3]["retrieved_before"]
+  card = scorecard.make(QUESTIONS, {"kard_reranker": after, "kard_bm25": rows(SOME, RANKS)})
+  assert card["retrieval"]["reranker"]["before"] is None
+  assert "before" not in card["retrieval"]["bm25"]  # nothing reranks there
+  assert "not recorded" in printed(card, width=80)
+
+
+def test_a_run_of_a_sweep_says_so():
+  card = scorecard.make(QUESTIONS, {"rd": rows(SOME)}, sweep=("passages", 3))
+  assert card["sweep"] == {"name": "passages", "value": 3}
+  assert printed(card, width=80).splitlines()[1].endswith("passages 3")
+  assert scorecard.make(QUESTIONS, {"rd": rows(SOME)})["sweep"] is None
+
+
+def test_the_best_is_compared_with_each_other():
+  text = printed(full_card(), width=80)
+  assert "Best: KARD, reranker" in text
+  # 10 of 10 against 3 of 10, and the p of 7 to 0 three times.
+  assert re.search(r"No knowledge +\+70\.0 +\+40\.0 to \+100\.0 +7 +0 +0\.047", text)
+  assert "Best" not in printed(scorecard.make(QUESTIONS, {"rd": rows(SOME)}), width=80)
+
+
+def test_votes_and_costs_are_printed_where_there_are_any():
+  text = printed(full_card(), width=80)
+  assert re.search(r"No knowledge +15\.0% +50\.0% +12\.5% +- +- +- +-", text)
+  one = rows(SOME)
+  for row in one:
+    del row["samples"][1]
+  assert "Votes" not in printed(scorecard.make(QUESTIONS, {"rd": one}), width=80)
+
+
 def test_nothing_to_score():
   with pytest.raises(InputError, match="predictions of one method"):
     scorecard.make(QUESTIONS, {})
@@ -182,24 +226,6 @@ def test_methods_must_answer_the_same_questions():
   ):
     with pytest.raises(InputError, match=f"'kaft' answered other questions: {says}"):
       scorecard.make(QUESTIONS, {"rd": rows(RIGHT), "kaft": other})
-
-
-@hypothesis.given(st.integers(1, 5000), st.floats(0, 1))
-def test_wilson_solves_its_equation(n, fraction):
-  successes = round(fraction * n)
-  low, high = scorecard.wilson(successes, n)
-  p = successes / n
-  assert 0 <= low <= p <= high <= 1
-  for x in (low, high):  # the ends are where p is 1.96 standard errors of x away from x
-    assert abs(p - x) == pytest.approx(1.959964 * math.sqrt(x * (1 - x) / n), abs=1e-6)
-
-
-def test_wilson_known_values():
-  assert scorecard.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
-  assert scorecard.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-  for successes, n in ((1, 0), (-1, 5), (6, 5)):
-    with pytest.raises(ValueError, match="successes"):
-      scorecard.wilson(successes, n)
 
 
 def test_read_silver(tmp_path):
@@ -221,7 +247,7 @@ def test_read_silver(tmp_path):
 
 def printed(card, **keywords):
   out = io.StringIO()
-  scorecard.show(card, Console(file=out, **keywords))
+  scorecard_table.show(card, Console(file=out, **keywords))
   return out.getvalue()
 
 
@@ -255,7 +281,7 @@ def test_the_table_fits_80_columns_and_needs_no_colour():
 def test_the_table_in_plain_ascii():
   raw = io.BytesIO()
   stream = io.TextIOWrapper(raw, encoding="ascii")
-  scorecard.show(full_card(), Console(file=stream, width=80))
+  scorecard_table.show(full_card(), Console(file=stream, width=80))
   stream.flush()
   text = raw.getvalue().decode("ascii")
   assert "KARD, reranker" in text
@@ -271,10 +297,10 @@ def test_labels_are_text_and_not_markup():
 
 
 def test_bar():
-  drawn = scorecard.bar(0.5, (0.4, 0.6), 0.25, width=21, ascii_only=True)
+  drawn = scorecard_table.bar(0.5, (0.4, 0.6), 0.25, width=21, ascii_only=True)
   assert drawn == "=====|==--O--........"
   for value in (0.0, 1.0):
-    drawn = scorecard.bar(value, (value, value), 0.5, width=21, ascii_only=False)
+    drawn = scorecard_table.bar(value, (value, value), 0.5, width=21, ascii_only=False)
     assert len(drawn) == 21
     assert drawn.index("●") == 20 * value
 
@@ -305,7 +331,7 @@ def test_rankings_alone_make_a_score_card():
   figures = card["reranking"]["rationale"]["rankings"]["reranker"]["figures"]
   assert figures["hit@1"] == {"value": 1.0, "interval": [1.0, 1.0]}
   console = Console(width=80, file=io.StringIO(), force_terminal=False)
-  scorecard.show(card, console)
+  scorecard_table.show(card, console)
   shown = console.file.getvalue()
   assert "100.0% (100.0 - 100.0)" in shown
   assert "Reranker less BM25, hit@1: +100.0 (+100.0 to +100.0)" in shown
