@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from kard_jax.exemplars import Exemplar, before
 from kard_jax.questions import LETTERS, Question
 
 
@@ -52,6 +53,13 @@ class Prompts:
       a decoder-only student.
     answer: how an answer is stated: ends in `{letter}`, and what stands before is what the parser
       looks for. A rationale stands on the line before.
+    example: a question among several of a prompt: `{question}`. What it begins with also tells the
+      parser where a model goes on to questions that it makes up.
+    explanation: a rationale that a teacher wrote or shall write: `{rationale}`.
+    request: what a teacher is told first: `{answer}`, a statement of an answer.
+    told: how a teacher is told the gold answer: `{letter}`, `{text}`.
+    verdict: a rationale as a judge reads it, and the letter that it shall find: ends in `{letter}`
+      (the words are the official code's).
   """
 
   option: str = "({letter}) {text}"
@@ -61,12 +69,27 @@ class Prompts:
   titled: str = "{title}: {text}"
   separator: str = "\n"
   answer: str = "Answer: {letter}"
+  example: str = "Question: {question}"
+  explanation: str = "Explanation: {rationale}"
+  request: str = (
+    "Explain the answer to a multiple-choice question: state the facts that decide it, and reason "
+    "from them, step by step and in a few sentences, to the right option. Do not mention that the "
+    "answer was given or that there were other questions. The last line names the option, in this "
+    "form: {answer}"
+  )
+  told: str = "The right option is ({letter}) {text}"
+  verdict: str = "{rationale} So, the answer is {letter}"
 
   def __post_init__(self) -> None:
     if not re.search(r"\w.*\{letter\}$", self.answer, re.DOTALL):
       raise ValueError(
         f"Prompts.answer must end in '{{letter}}' after a word, such as 'Answer: {{letter}}'; "
         f"it is {self.answer!r}"
+      )
+
+    if not self.verdict.endswith("{letter}") or "{rationale}" not in self.verdict:
+      raise ValueError(
+        f"Prompts.verdict must hold '{{rationale}}' and end in '{{letter}}'; it is {self.verdict!r}"
       )
 
   def question_text(self, q: Question) -> str:
@@ -97,6 +120,81 @@ class Prompts:
     answer = self.answer.format(letter=q.letter)
     rationale = (rationale or "").strip()
     return f"{rationale}\n{answer}" if rationale else answer
+
+  def few_shot(
+    self,
+    q: Question,
+    exemplars: Sequence[Exemplar],
+    passages: Sequence[PassageLike] = (),
+    *,
+    rationales: bool,
+  ) -> str:
+    """What a model that was not trained for the task reads: solved examples, then the question.
+
+    Questions and answers look as they do for a student, so `parse` reads what the model writes.
+
+    Args:
+      q: the question.
+      exemplars: the examples, the last one nearest to the question. The question itself is passed
+        over.
+      passages: knowledge for the question, best first. With some, each example shows its own.
+      rationales: whether the examples reason before they answer (chain of thought).
+
+    Returns:
+      a text that goes on with a rationale and its answer, or with the answer.
+    """
+    blocks = []
+    for solved in before(q, exemplars):
+      shown = [_Untitled(solved.passage)] if passages and solved.passage else []
+      asked = self.example.format(question=self.student_input(solved.question, shown))
+      target = self.student_target(solved.question, solved.rationale if rationales else None)
+      blocks.append(asked + self.separator + target)
+    asked = self.example.format(question=self.student_input(q, passages))
+    return _BETWEEN.join([*blocks, asked + self.separator])
+
+  def teacher(self, q: Question, exemplars: Sequence[Exemplar], *, gold: bool) -> str:
+    """The request for a rationale: what is wanted, examples of it, and the question.
+
+    Args:
+      q: the question.
+      exemplars: examples of rationales. The question itself is passed over.
+      gold: whether the teacher is told the right option, as in the official code.
+
+    Returns:
+      a text that goes on with a rationale and a statement of the answer.
+    """
+    request = self.request.format(answer=self.answer.format(letter="X"))
+    blocks = [
+      self._asked(solved.question, gold)
+      + self.explanation.format(rationale=self.student_target(solved.question, solved.rationale))
+      for solved in before(q, exemplars)
+    ]
+    open_end = self._asked(q, gold) + self.explanation.format(rationale="").rstrip()
+    return _BETWEEN.join([request, *blocks, open_end])
+
+  def judge(self, q: Question, rationale: str, exemplars: Sequence[Exemplar]) -> str:
+    """What a judge reads to find the option that a rationale leads to.
+
+    Args:
+      q: the question.
+      rationale: a teacher's, without its statement of an answer.
+      exemplars: examples, each with its verdict. The question itself is passed over.
+
+    Returns:
+      a text that goes on with the letter of an option and nothing before it, not even a space.
+    """
+    blocks = [
+      self._asked(solved.question, False)
+      + self.verdict.format(rationale=solved.rationale.strip(), letter=solved.question.letter)
+      for solved in before(q, exemplars)
+    ]
+    open_end = self.verdict.format(rationale=rationale.strip(), letter="")
+    return _BETWEEN.join([*blocks, self._asked(q, False) + open_end])
+
+  def _asked(self, q: Question, gold: bool) -> str:
+    """A question as teachers and judges read it, each part on lines of its own."""
+    told = self.told.format(letter=q.letter, text=q.options[q.label]) + "\n" if gold else ""
+    return self.example.format(question=self.question_text(q)) + "\n" + told
 
   def question_query(self, q: Question) -> str:
     """The query of BM25 by the question: the stem and the options, without letters."""
@@ -134,6 +232,7 @@ class Prompts:
     """
     opening = _opening(self.answer.removesuffix("{letter}").strip())
     options = tuple(options)
+    text = self._until_next_question(text, opening, options)
     formal = [
       _Claim(match.end(), match.start(), vote.answer)
       for match in opening.finditer(text)
@@ -150,6 +249,33 @@ class Prompts:
     # A marker that ends the text was cut short: it is not part of the rationale.
     cut = re.search(opening.pattern + r"\W*$", text, opening.flags)
     return Parsed((text[: cut.start()] if cut else text).strip(), None)
+
+  def _until_next_question(
+    self, text: str, opening: re.Pattern[str], options: tuple[str, ...]
+  ) -> str:
+    """The text up to another question that follows an answer: a model's own, not what was asked."""
+    marker = self.example.partition("{question}")[0].strip()
+    if not marker:
+      return text
+    next_question = re.compile(_CLOSING + _opening(marker).pattern, re.IGNORECASE)
+    for at in (0, *(match.end() for match in opening.finditer(text))):
+      vote = _vote(text, at, options)
+      if vote and next_question.match(text, vote.end):
+        return text[: vote.end]
+    return text
+
+
+class _Untitled(NamedTuple):
+  """An exemplar's passage."""
+
+  text: str
+  title: str = ""
+
+
+_BETWEEN = "\n\n"  # the parts of a prompt
+_CLOSING = (
+  r"[\s.)\]}$*_#\"'\u2019\u201d-]*"  # what may stand between an answer and the next question
+)
 
 
 class _Claim(NamedTuple):
@@ -242,7 +368,9 @@ def _vote(text: str, at: int, options: tuple[str, ...]) -> _Item | None:
   if first is None:
     return None
   second = _item(text, _end(_JOIN, text, first.end), options)
-  if second and second.answer != first.answer and not _SUBJECT.match(text, second.end):
+  if second and second.answer == first.answer:  # "(B) tin" names it twice
+    return second
+  if second and not _SUBJECT.match(text, second.end):
     return _Item(second.end, None)
   return first
 

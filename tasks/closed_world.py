@@ -20,6 +20,7 @@ from kard_jax.questions import LETTERS, Question
 from kard_jax.retrieval.passages import Passage
 from tasks import registry
 from tasks.closed_world_words import RELATIONS, SYLLABLES, Relation, Value
+from tasks.exemplars import CLOSED_WORLD
 
 # How a rationale goes on after the passage's statement; one for a sample, in turn. In mid-sentence
 # and without punctuation, so that it has no token that a vocabulary of passages would lack.
@@ -220,4 +221,10 @@ def teacher(seed: int, source: str | None = None) -> ScriptedTeacher:
   return ScriptedTeacher(world(seed))
 
 
-registry.register("closed_world", questions=questions, passages=passages, teacher=teacher)
+registry.register(
+  "closed_world",
+  questions=questions,
+  passages=passages,
+  teacher=teacher,
+  exemplars=CLOSED_WORLD,
+)

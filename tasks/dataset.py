@@ -13,6 +13,7 @@ from kard_jax import questions as questions_lib
 from kard_jax import teacher as teacher_lib
 from kard_jax.convert import source as hub
 from kard_jax.core.files import InputError, PathLike
+from kard_jax.exemplars import Exemplar
 from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 from kard_jax.retrieval import passages as passages_lib
@@ -55,7 +56,7 @@ class Dataset:
 
   Attributes:
     name: of the dataset.
-    questions, passages, teacher, prompts: as registered.
+    questions, passages, teacher, prompts, exemplars: as registered.
     vocabulary_path, extra_ids, passages_in_prompt: as registered.
     seed, source: what functions are called with; `registry.load` sets them.
     module: the file that registers the dataset, where it was loaded from one.
@@ -67,6 +68,7 @@ class Dataset:
   passages: PathLike | PassagesOf
   teacher: PathLike | TeacherOf | None = None
   prompts: Prompts = Prompts()
+  exemplars: tuple[Exemplar, ...] = ()
   vocabulary_path: PathLike = "vocabulary/sentencepiece.model"
   extra_ids: int = 0
   passages_in_prompt: int = 1

@@ -23,6 +23,7 @@ from kard_jax.questions import Question
 from kard_jax.retrieval.passages import Passage
 from tasks import registry
 from tasks.dataset import Reciter
+from tasks.exemplars import STRATEGYQA
 
 PROMPTS = Prompts(query="{question}")  # yes and no find nothing
 HELD_OUT = {"test": 0.3, "validation": 0.1}  # shares of the questions
@@ -188,5 +189,10 @@ def _field(row: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 registry.register(
-  "kard_search_spaces", questions=questions, passages=passages, teacher=teacher, prompts=PROMPTS
+  "kard_search_spaces",
+  questions=questions,
+  passages=passages,
+  teacher=teacher,
+  prompts=PROMPTS,
+  exemplars=STRATEGYQA,
 )

@@ -22,6 +22,7 @@ from kard_jax.questions import Question
 from kard_jax.retrieval.passages import Passage
 from kard_jax.teacher import RecordedTeacher
 from tasks import registry
+from tasks.exemplars import OPENBOOKQA
 
 _LOG = logging.getLogger(__name__)
 
@@ -191,5 +192,10 @@ def _field(row: Any, name: str, where: str) -> Any:
 
 
 registry.register(
-  "openbookqa", questions=questions, passages=passages, teacher=teacher, extra_ids=100
+  "openbookqa",
+  questions=questions,
+  passages=passages,
+  teacher=teacher,
+  exemplars=OPENBOOKQA,
+  extra_ids=100,
 )

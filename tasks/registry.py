@@ -19,7 +19,9 @@ from typing import Any
 
 import seqio
 
+from kard_jax import questions as questions_lib
 from kard_jax.core.files import InputError, PathLike
+from kard_jax.exemplars import Exemplar
 from kard_jax.prompts import Prompts
 from tasks import dapt, features, metrics
 from tasks.dataset import (
@@ -46,6 +48,7 @@ def register(
   passages: PathLike | PassagesOf,
   teacher: PathLike | TeacherOf | None = None,
   prompts: Prompts = Prompts(),
+  exemplars: Sequence[Exemplar] = (),
   vocabulary: PathLike = "vocabulary/sentencepiece.model",
   extra_ids: int = 0,
   k: int = 1,
@@ -62,6 +65,7 @@ def register(
     passages: a .jsonl file, or a function that gives the passages.
     teacher: a function that gives a teacher, or the path of a rationales.jsonl.
     prompts: the templates.
+    exemplars: solved examples, for the prompts of a teacher, a judge and the few-shot baselines.
     vocabulary: a SentencePiece model, tokenizer.json or folder of a Hugging Face model, in the work
       directory unless absolute.
     extra_ids: sentinels behind a SentencePiece model's pieces (T5's own: 100).
@@ -78,7 +82,18 @@ def register(
   _check_name(name)
   if k < 1:
     raise InputError(f"register({name!r}): {k} passages in a prompt; at least 1 is needed")
-  dataset = Dataset(name, questions, passages, teacher, prompts, vocabulary, extra_ids, k)
+  _check_exemplars(name, prompts, exemplars)
+  dataset = Dataset(
+    name,
+    questions,
+    passages,
+    teacher,
+    prompts,
+    tuple(exemplars),
+    vocabulary,
+    extra_ids,
+    k,
+  )
   old = _DATASETS.get(name)
   if old is not None:
     if _fingerprint(old) != _fingerprint(dataset):
@@ -281,6 +296,21 @@ def _training_examples(task: seqio.Task) -> float:
 def _check_name(name: str) -> None:
   if not _NAME.fullmatch(name):
     raise InputError(f"{name!r} cannot name a dataset: lower case letters, digits and _ only")
+
+
+def _check_exemplars(name: str, prompts: Prompts, exemplars: Sequence[Exemplar]) -> None:
+  """A prompt states each answer itself, after the rationale."""
+  for number, exemplar in enumerate(exemplars):
+    where = f"register({name!r}): exemplar {number}"
+    questions_lib.parse(exemplar.question.to_json(), where)
+    if not exemplar.rationale.strip():
+      raise InputError(f"{where} has no rationale")
+    read = prompts.parse(exemplar.rationale, exemplar.question.options)
+    if read.rationale != exemplar.rationale.strip():
+      raise InputError(
+        f"{where}: the rationale must end before the statement of the answer, which prompts add; "
+        f"it ends in {exemplar.rationale[-40:]!r}"
+      )
 
 
 def _check_free(task: str) -> None:

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCORES = {"statistics", "measures", "hits", "ranking", "scorecard", "scorecard_table", "report"}
 METHOD = {"teacher", "silver", "answer"} | SCORES
 PARTS = {"retrieval", "student", "reranker"}
-LEAVES = {"questions", "prompts"}  # what everything but core speaks of
+LEAVES = {"questions", "prompts", "exemplars"}  # what everything but core speaks of
 LEVELS = {
   **dict.fromkeys(["core"], 0),
   **dict.fromkeys(LEAVES, 1),
@@ -26,6 +26,7 @@ LEVELS = {
 }
 LIGHT = [
   "kard_jax.questions",
+  "kard_jax.exemplars",
   "kard_jax.prompts",
   "kard_jax.teacher",
   "kard_jax.ranking",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kard_jax.exemplars import Exemplar
 from kard_jax.prompts import Parsed, Prompts
 from kard_jax.questions import Question
 
@@ -244,9 +245,122 @@ def test_real_completions_that_state_an_answer_are_read():
   assert right / stated > 0.97
 
 
-@pytest.mark.parametrize("unit", ["Answer: ", "*", " ", "the ", "answer is the the ", "(A) is "])
+@pytest.mark.parametrize(
+  "unit",
+  [
+    "Answer: ",
+    "Question: ",
+    "Answer: B Question",
+    "*",
+    " ",
+    "the ",
+    "answer is the the ",
+    "(A) is ",
+  ],
+)
 def test_degenerate_output_is_read_in_linear_time(unit):
   """A student that repeats itself for ever must not stop the scoring."""
   start = time.process_time()
   PROMPTS.parse(f"Answer: (B) {unit * (60_000 // len(unit))}x", METALS)
   assert time.process_time() - start < 2
+
+
+SOLVED = (
+  Exemplar(
+    Question("s0", "Which gas do plants take up?", ("oxygen", "carbon dioxide"), 1),
+    "Leaves make sugar of carbon dioxide.",
+    "Plants take up carbon dioxide.",
+  ),
+  Exemplar(Question("s1", "Is ice cold?", ("yes", "no", "never"), 0), "Ice is frozen water."),
+)
+
+
+def test_few_shot_shows_examples_as_a_student_would_see_them():
+  assert PROMPTS.few_shot(QUESTION, SOLVED, rationales=False) == (
+    "Question: Which gas do plants take up?\nOptions: (A) oxygen (B) carbon dioxide\nAnswer: B\n\n"
+    "Question: Is ice cold?\nOptions: (A) yes (B) no (C) never\nAnswer: A\n\n"
+    "Question: Which metal is dug up?\nOptions: (A) iron (B) tin (C) copper (D) tin ore\n"
+  )
+  pages = [Page("Vorinel", "It mines tin."), Page("", "No title.")]
+  assert PROMPTS.few_shot(QUESTION, SOLVED, pages, rationales=True) == (
+    "Question: Which gas do plants take up?\nOptions: (A) oxygen (B) carbon dioxide\n"
+    "Knowledge: Plants take up carbon dioxide.\n"
+    "Leaves make sugar of carbon dioxide.\nAnswer: B\n\n"
+    "Question: Is ice cold?\nOptions: (A) yes (B) no (C) never\nIce is frozen water.\nAnswer: A\n\n"
+    "Question: Which metal is dug up?\nOptions: (A) iron (B) tin (C) copper (D) tin ore\n"
+    "Knowledge: Vorinel: It mines tin.\nNo title.\n"
+  )
+  without = PROMPTS.few_shot(QUESTION, SOLVED, rationales=True)
+  assert "Leaves make" in without
+  assert "Knowledge" not in without
+
+
+def test_a_teacher_is_told_the_gold_answer_or_not():
+  told = PROMPTS.teacher(QUESTION, SOLVED, gold=True)
+  assert told.count("The right option is (B) tin\n") == 1
+  assert told.count("The right option is") == 3
+  assert told.endswith(
+    "Options: (A) iron (B) tin (C) copper (D) tin ore\nThe right option is (B) tin\nExplanation:"
+  )
+  assert "Explanation: Leaves make sugar of carbon dioxide.\nAnswer: B\n\nQuestion: Is ice" in told
+  blind = PROMPTS.teacher(QUESTION, SOLVED, gold=False)
+  assert "The right option" not in blind
+  assert blind.startswith(PROMPTS.request.format(answer="Answer: X"))
+  other = Prompts(answer="### Response = {letter}")
+  assert "form: ### Response = X" in other.teacher(QUESTION, (), gold=False)
+
+
+def test_a_judge_goes_on_with_a_letter():
+  assert PROMPTS.judge(QUESTION, " It mines tin.\n", SOLVED) == (
+    "Question: Which gas do plants take up?\nOptions: (A) oxygen (B) carbon dioxide\n"
+    "Leaves make sugar of carbon dioxide. So, the answer is B\n\n"
+    "Question: Is ice cold?\nOptions: (A) yes (B) no (C) never\n"
+    "Ice is frozen water. So, the answer is A\n\n"
+    "Question: Which metal is dug up?\nOptions: (A) iron (B) tin (C) copper (D) tin ore\n"
+    "It mines tin. So, the answer is "
+  )
+  for verdict in ("{rationale} So, the answer is", "So, the answer is {letter}"):
+    with pytest.raises(ValueError, match="verdict must hold"):
+      Prompts(verdict=verdict)
+
+
+def test_no_prompt_shows_the_answer_of_its_own_question():
+  asked = SOLVED[0].question
+  prompts = [
+    PROMPTS.few_shot(asked, SOLVED, rationales=True),
+    PROMPTS.few_shot(asked, SOLVED, rationales=False),
+    PROMPTS.teacher(asked, SOLVED, gold=False),
+    PROMPTS.judge(asked, "r", SOLVED),
+  ]
+  for prompt in prompts:
+    assert prompt.count(asked.question) == 1
+    assert "Leaves" not in prompt
+    assert "Is ice cold?" in prompt
+
+
+def test_braces_in_exemplars_are_text():
+  solved = Exemplar(Question("b", "{question}?", ("{letter}", "{text}"), 1), "{rationale}", "{0}")
+  for prompt in (
+    PROMPTS.few_shot(QUESTION, [solved], [Page("", "{1}")], rationales=True),
+    PROMPTS.teacher(QUESTION, [solved], gold=True),
+    PROMPTS.judge(QUESTION, "{rationale}", [solved]),
+  ):
+    assert "(A) {letter} (B) {text}" in prompt
+    assert "{rationale}" in prompt
+
+
+@pytest.mark.parametrize(
+  ("text", "parsed"),
+  [
+    ("It mines tin.\nAnswer: B\n\nQuestion: Next?\n(A) x\nAnswer: C", ("It mines tin.", 1)),
+    ("It mines tin. Answer: B Question: Next? Options: (A) x Answer: C", ("It mines tin.", 1)),
+    ("Answer: (B) tin.\n\n**Question:** Next?\nAnswer: C", ("", 1)),
+    ("B\n\nQuestion: Next?\nAnswer: C", ("", 1)),
+    ("Answer: A or B\n\nQuestion: Next?\nAnswer: C", ("", None)),
+    ("The question: is it tin? It is.\nAnswer: B", ("The question: is it tin? It is.", 1)),
+    ("Question: which metal?\nAnswer: B", ("Question: which metal?", 1)),
+    ("Answer: B? The question: which\nAnswer: C", ("Answer: B? The question: which", 2)),
+  ],
+)
+def test_questions_that_a_model_makes_up_do_not_count(text, parsed):
+  assert PROMPTS.parse(text, METALS) == Parsed(*parsed)
