@@ -20,6 +20,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from kard_jax import questions as questions_lib
+from kard_jax.core.files import InputError
 from kard_jax.core.provenance import Stage
 from kard_jax.questions import Question
 from tasks import registry, vocabularies
@@ -32,6 +33,8 @@ def prepare(
   vocabulary_size: int = 0,
   held_out: float = 0.1,
   held_out_at_most: int = 500,
+  test_questions: int = 0,
+  train_questions: int | None = None,
 ) -> None:
   """Writes `questions/<split>.jsonl` and, for a size above 0, `vocabulary/sentencepiece.model`.
 
@@ -43,20 +46,35 @@ def prepare(
     held_out: the share of training questions that become validation questions where the dataset has
       none; they are drawn by a hash of the id, so the same ones each time.
     held_out_at_most: at most so many.
+    test_questions: so many training questions become test questions instead, where the dataset has
+      none: unlike those of a release, they may have a teacher's rationales, and so silver passages.
+    train_questions: at most so many training questions are kept; they are among those of a larger
+      number. The vocabulary is of all, so that it is the same one.
 
   Raises:
-    InputError: as `Dataset.read_questions` and `read_passages`; little text for the vocabulary.
+    InputError: as `Dataset.read_questions` and `read_passages`; little text for the vocabulary;
+      more test questions than there are, or test questions that the dataset has already.
   """
   stage.reads_outside(dataset.inputs())
   splits = dataset.read_questions()
   if "validation" not in splits:
-    splits = _hold_out(splits, held_out, held_out_at_most)
+    count = min(held_out_at_most, int(held_out * len(splits["train"])))
+    splits = _hold_out(splits, "validation", count)
+  if test_questions and "test" in splits:
+    raise InputError(
+      f"TEST_QUESTIONS = {test_questions}: {dataset.name} has {len(splits['test'])} test questions "
+      "already; set it to 0"
+    )
+  splits = _hold_out(splits, "test", test_questions)
+  all_training = splits["train"]
+  if train_questions is not None:
+    splits |= {"train": _first(all_training, train_questions)}
   for split, rows in splits.items():
     questions_lib.write(stage.writes(f"questions/{split}.jsonl"), rows)
     print(f"{len(rows):>7,} {split} questions", flush=True)
   if vocabulary_size:
     path = stage.writes("vocabulary/sentencepiece.model")
-    texts = _texts(dataset, splits["train"])
+    texts = _texts(dataset, all_training)
     size = vocabularies.train_sentencepiece(texts, path, vocabulary_size, model_type="bpe")
     print(f"{size:>7,} pieces in the vocabulary", flush=True)
 
@@ -76,17 +94,25 @@ def _texts(dataset: registry.Dataset, train: Sequence[Question]) -> Iterator[str
 
 
 def _hold_out(
-  splits: Mapping[str, list[Question]], share: float, at_most: int
+  splits: Mapping[str, list[Question]], split: str, count: int
 ) -> dict[str, list[Question]]:
+  """Makes some of the training questions those of another split."""
   train = splits["train"]
-  count = min(at_most, int(share * len(train)))
-  order = sorted(train, key=lambda q: hashlib.sha256(q.id.encode()).hexdigest())
-  chosen = {q.id for q in order[:count]}
+  if count >= len(train):
+    raise InputError(f"{count} {split} questions cannot come from {len(train)} training questions")
+  chosen = {q.id for q in _first(train, count)}
   if not chosen:
     return dict(splits)
-  print(f"{count:>7,} of the training questions are held out for validation", flush=True)
+  print(f"{count:>7,} of the training questions are held out for {split}", flush=True)
   return {
     **splits,
     "train": [q for q in train if q.id not in chosen],
-    "validation": [q for q in train if q.id in chosen],
+    split: [q for q in train if q.id in chosen],
   }
+
+
+def _first(questions: Sequence[Question], count: int) -> list[Question]:
+  """The same ones each time, whichever others there are: by a hash of the id; in their order."""
+  by_hash = sorted(questions, key=lambda q: hashlib.sha256(q.id.encode()).hexdigest())
+  chosen = {q.id for q in by_hash[:count]}
+  return [q for q in questions if q.id in chosen]
