@@ -32,7 +32,7 @@ _RATIOS = (
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
   """The flags, but for the places of this machine."""
-  places = ("json", "keep", "folder", "bm25s_python", "lucene_python")
+  places = ("json", "keep", "folder", "bm25s_python", "lucene_python", "peers_python")
   return {name: value for name, value in vars(arguments).items() if name not in places}
 
 

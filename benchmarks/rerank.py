@@ -5,34 +5,33 @@ Examples:
   python benchmarks/rerank.py --questions=8 --candidates=100 --peers=none
 
 All encoders have MiniLM-L6's shape and the same random weights, written once as a Hugging Face
-folder, and read the same texts in float32; tokenising counts for all. A round asks each engine
-once, one after another; the first round is not counted, the median of the others is. README.md says
-how to install the peers, and what is measured.
+folder, and read the same texts in float32; tokenising counts for all. An engine is a process of its
+own. A round asks each engine once, one after another; the first round is not counted, the median of
+the others is. README.md says how to install the peers, and what is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
-import itertools
 import json
 import os
 import pathlib
 import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
+import bm25_report
 import numpy as np
+from worker import Failed, Worker
 
 _WORDS = 5_000  # of the made-up language
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
-_PEERS = ("sentence_transformers", "maxsim_torch")
+_OURS = ("cross_encoder", "late", "stored")
+_PEERS = {"sentence_transformers": "cross_encoder", "maxsim_torch": "late"}  # and whose rival
 Lists = tuple[list[str], list[list[str]]]
-Engine = Callable[[], list[np.ndarray]]  # scores of all lists
+Runs = dict[str, list[dict[str, Any]]]  # of each engine: seconds and scores of each round
 
 
 def flags() -> argparse.ArgumentParser:
@@ -48,7 +47,8 @@ def flags() -> argparse.ArgumentParser:
   add("--rounds", type=int, default=4, help="of each engine, the first is not counted (4)")
   add("--peers", default=",".join(_PEERS), help="names with a comma, or none")
   add("--seed", type=int, default=0)
-  add("--json", metavar="FILE", help="write the measures there")
+  add("--peers_python", default=sys.executable, help="the interpreter that has the peers")
+  add("--json", metavar="FILE", type=pathlib.Path, help="write the measures there")
   return parser
 
 
@@ -56,27 +56,16 @@ def main() -> None:
   """Measures, prints and writes."""
   options = flags().parse_args()
   wanted = [name for name in options.peers.split(",") if name and name != "none"]
+  if options.rounds < 2:
+    raise SystemExit(f"--rounds={options.rounds}: at least 2, as the first is not counted")
+  if unknown := sorted(set(wanted) - set(_PEERS)):
+    raise SystemExit(f"--peers: no {', '.join(unknown)}; choose from {', '.join(_PEERS)}, or none")
   with tempfile.TemporaryDirectory() as folder:
-    model = pathlib.Path(folder) / "model"
-    write_model(model, options.seed)
-    lists = make_lists(options)
-    engines, absent = {}, {}
-    for name, build in (("cross_encoder", ours_cross), ("late", ours_late)):
-      engines[name] = build(model, lists)
-    engines["stored"] = ours_stored(model, lists, pathlib.Path(folder) / "store")
-    for name in wanted:
-      module = {"sentence_transformers": "sentence_transformers", "maxsim_torch": "torch"}[name]
-      if importlib.util.find_spec(module) is None:
-        absent[name] = f"{module} is not installed"
-      else:
-        engines[name] = {"sentence_transformers": peer_cross, "maxsim_torch": peer_maxsim}[name](
-          model, lists
-        )
-    seconds, scores = measure(engines, options.rounds)
-  report = summary(options, seconds, scores, absent)
+    runs, versions, absent = measure(options, wanted, pathlib.Path(folder))
+  report = summary(options, runs, versions, absent)
   print(json.dumps(report, indent=2))
   if options.json:
-    pathlib.Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    bm25_report.write(report, options.json)
 
 
 def write_model(folder: pathlib.Path, seed: int) -> None:
@@ -86,7 +75,10 @@ def write_model(folder: pathlib.Path, seed: int) -> None:
   rng = np.random.default_rng(seed)
   width, hidden, layers = 384, 1536, 6
   vocab = [*_SPECIAL, *(f"w{number}" for number in range(_WORDS))]
-  normal = lambda *shape: rng.normal(0, 0.05, shape).astype(np.float32)
+
+  def normal(*shape: int) -> np.ndarray:
+    return rng.normal(0, 0.05, shape).astype(np.float32)
+
   weights: dict[str, np.ndarray] = {}
 
   def linear(name: str, outputs: int, inputs: int) -> None:
@@ -146,181 +138,79 @@ def make_lists(options: argparse.Namespace) -> Lists:
   return queries, passages
 
 
-def _tokens(model: pathlib.Path) -> Callable[[Sequence[str]], list[np.ndarray]]:
-  from etils import epath
-
-  from tasks import hugging_face
-
-  loaded = hugging_face.load(epath.Path(model))
-  around = [np.array(loaded.prefix, np.int32), np.array(loaded.suffix, np.int32)]
-  return lambda texts: [
-    np.concatenate([around[0], np.array(ids, np.int32), around[1]]) for ids in loaded.encode(texts)
-  ]
-
-
-def ours_cross(model: pathlib.Path, lists: Lists) -> Engine:
-  """The cross-encoder."""
-  from kard_jax.convert import cross_encoder
-  from kard_jax.reranker import score
-
-  network, params = cross_encoder.load(model)
-  tokens, (queries, passages) = _tokens(model), lists
-
-  def run() -> list[np.ndarray]:
-    return score.rerank_scores(
-      network, params, tokens(queries), [tokens(texts) for texts in passages]
-    )
-
-  return run
-
-
-def _late(model: pathlib.Path) -> tuple[Any, Any]:
-  from kard_jax.convert import huggingface
-  from kard_jax.reranker import network
-
-  encoder: Any = huggingface.network(model)
-  return network.LateInteraction(encoder), {"encoder": huggingface.load(model, encoder)}
-
-
-def ours_late(model: pathlib.Path, lists: Lists) -> Engine:
-  """Late interaction that encodes the passages each time."""
-  from kard_jax.reranker import score
-
-  network, params = _late(model)
-  tokens, (queries, passages) = _tokens(model), lists
-
-  def run() -> list[np.ndarray]:
-    return score.rerank_scores(
-      network, params, tokens(queries), [tokens(texts) for texts in passages]
-    )
-
-  return run
-
-
-def ours_stored(model: pathlib.Path, lists: Lists, folder: pathlib.Path) -> Engine:
-  """Late interaction with passage vectors that were computed before, in float16 on disk."""
-  from kard_jax.reranker import store
-
-  network, params = _late(model)
-  tokens, (queries, passages) = _tokens(model), lists
-  store.write(folder, network, params, tokens([text for texts in passages for text in texts]))
-  opened = store.Store(folder)
-  starts = np.cumsum([0, *map(len, passages)])
-  positions = [np.arange(*bounds) for bounds in itertools.pairwise(starts)]
-  return lambda: opened.rerank_scores(network, params, tokens(queries), positions)
-
-
-def peer_cross(model: pathlib.Path, lists: Lists) -> Engine:
-  """sentence-transformers' CrossEncoder, with the batch size that is fastest here (16 to 64)."""
-  import sentence_transformers
-  import torch
-
-  reranker = sentence_transformers.CrossEncoder(
-    str(model), device="cpu", max_length=512, activation_fn=torch.nn.Identity()
-  )
-  pairs = [(query, text) for query, texts in zip(*lists, strict=True) for text in texts]
-  ends = np.cumsum([len(texts) for texts in lists[1]])[:-1]
-
-  def run(batch_size: int, pairs: list[tuple[str, str]] = pairs) -> np.ndarray:
-    return reranker.predict(pairs, batch_size=batch_size, show_progress_bar=False)
-
-  def cost(batch_size: int) -> float:
-    started = time.perf_counter()
-    run(batch_size, pairs[:128])
-    return time.perf_counter() - started
-
-  run(32, pairs[:64])
-  best = min((16, 32, 64), key=cost)
-  return lambda: np.split(run(best), ends)
-
-
-def peer_maxsim(model: pathlib.Path, lists: Lists) -> Engine:
-  """The same late interaction in torch: transformers' encoder, passages sorted by length."""
-  import torch
-  import transformers
-
-  encoder = transformers.BertModel.from_pretrained(model, add_pooling_layer=False).eval()
-  tokens, (queries, passages) = _tokens(model), lists
-
-  def encode(rows: list[np.ndarray]) -> list[Any]:
-    found: list[Any] = [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
-    for start in range(0, len(order), 32):
-      some = order[start : start + 32]
-      longest = max(len(rows[at]) for at in some)
-      ids = torch.zeros((len(some), longest), dtype=torch.long)
-      for row, at in enumerate(some):
-        ids[row, : len(rows[at])] = torch.from_numpy(rows[at])
-      hidden = encoder(input_ids=ids, attention_mask=(ids > 0).long()).last_hidden_state
-      for row, at in enumerate(some):
-        found[at] = hidden[row, : len(rows[at])]
-    return found
-
-  def run() -> list[np.ndarray]:
-    with torch.inference_mode():
-      asked, result = encode(tokens(queries)), []
-      for query, texts in zip(asked, passages, strict=True):
-        sums = [(query @ vectors.T).max(1).values.sum() for vectors in encode(tokens(texts))]
-        result.append(torch.stack(sums).numpy())
-      return result
-
-  return run
-
-
 def measure(
-  engines: dict[str, Engine], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[np.ndarray]]]:
-  """Seconds of each round but the first, and the scores."""
-  seconds: dict[str, list[float]] = {name: [] for name in engines}
-  scores = {}
-  for number in range(rounds):
-    for name, run in engines.items():
-      started = time.perf_counter()
-      scores[name] = run()
-      if number:
-        seconds[name].append(time.perf_counter() - started)
-  return seconds, scores
+  options: argparse.Namespace, wanted: list[str], folder: pathlib.Path
+) -> tuple[Runs, dict[str, str], dict[str, str]]:
+  """What each engine did in each round, versions of packages, and why a peer is not there."""
+  write_model(folder / "model", options.seed)
+  texts = folder / "texts.json"
+  texts.write_text(json.dumps(dict(zip(("queries", "passages"), make_lists(options), strict=True))))
+  given = {
+    "model": str(folder / "model"),
+    "texts": str(texts),
+    "threads": len(os.sched_getaffinity(0)),
+  }
+  workers: dict[str, Worker] = {}
+  versions: dict[str, str] = {}
+  absent: dict[str, str] = {}
+  try:
+    for name in (*_OURS, *wanted):
+      python = options.peers_python if name in _PEERS else sys.executable
+      try:
+        worker = Worker("rerank_engines.py", name, python, folder / f"{name}.log", **given)
+      except Failed as error:
+        if name in _OURS:
+          raise SystemExit(str(error)) from None
+        absent[name] = str(error)
+        continue
+      workers[name] = worker
+      versions |= worker.begun
+    runs: Runs = {name: [] for name in workers}
+    for _ in range(options.rounds):
+      for name, worker in workers.items():
+        runs[name].append(worker("run"))
+  finally:
+    for worker in workers.values():
+      worker.end()
+  return runs, versions, absent
 
 
 def summary(
   options: argparse.Namespace,
-  seconds: dict[str, list[float]],
-  scores: dict[str, list[np.ndarray]],
+  runs: Runs,
+  versions: dict[str, str],
   absent: dict[str, str],
 ) -> dict[str, Any]:
   """The measures, their ratios, and how far scores are apart."""
   pairs = options.questions * options.candidates
+  seconds = {name: [run["seconds"] for run in some[1:]] for name, some in runs.items()}
   rates = {name: pairs / statistics.median(some) for name, some in seconds.items()}
-  found: dict[str, Any] = {
-    "config": vars(options) | {"cores": len(os.sched_getaffinity(0)), "dtype": "float32"},
-    "ours": {
-      name: {"pairs_per_s": rates[name], "seconds": seconds[name]}
-      for name in ("cross_encoder", "late", "stored")
-    },
-    "peers": {
-      name: {"pairs_per_s": rates[name], "seconds": seconds[name]}
-      for name in _PEERS
-      if name in rates
-    },
-    "ratios": {"stored_to_cross_encoder": rates["stored"] / rates["cross_encoder"]},
-    "differences": {"stored": _apart(scores["late"], scores["stored"])},
-    "absent": absent,
-    "packages": {
-      name: importlib.metadata.version(name)
-      for name in ("jax", "torch", "transformers", "sentence-transformers")
-      if importlib.util.find_spec(name.replace("-", "_"))
-    },
+  figures = {
+    name: {
+      "pairs_per_s": rates[name],
+      "seconds": seconds[name],
+      "first_s": runs[name][0]["seconds"],
+    }
+    for name in runs
   }
-  for peer, mine in (("sentence_transformers", "cross_encoder"), ("maxsim_torch", "late")):
-    if peer in rates:
-      found["ratios"][peer] = rates[mine] / rates[peer]
-      found["differences"][peer] = _apart(scores[peer], scores[mine])
-  return found
+  scores = {name: some[-1]["scores"] for name, some in runs.items()}
+  rivals = {name: mine for name, mine in _PEERS.items() if name in runs}
+  return {
+    "config": bm25_report.settings(options) | bm25_report.machine() | {"dtype": "float32"},
+    "ours": {name: figures[name] for name in _OURS},
+    "peers": {name: figures[name] for name in rivals},
+    "ratios": {"stored_to_cross_encoder": rates["stored"] / rates["cross_encoder"]}
+    | {name: rates[mine] / rates[name] for name, mine in rivals.items()},
+    "differences": {"stored": _apart(scores["late"], scores["stored"])}
+    | {name: _apart(scores[name], scores[mine]) for name, mine in rivals.items()},
+    "absent": absent,
+    "packages": versions,
+  }
 
 
-def _apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+def _apart(one: list[list[float]], other: list[list[float]]) -> float:
   """The largest difference of scores within lists (a number that moves a whole list is none)."""
-  centred = [[np.ravel(row) - np.mean(row) for row in rows] for rows in (one, other)]
+  centred = [[np.array(row) - np.mean(row) for row in rows] for rows in (one, other)]
   return float(max(np.max(np.abs(a - b)) for a, b in zip(*centred, strict=True)))
 
 
