@@ -6,13 +6,16 @@ All that it wrote goes to `rationales.jsonl`; what is not kept stays there with 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from kard_jax.core import files
 from kard_jax.core.files import InputError
-from kard_jax.prompts import Parsed, Prompts
+from kard_jax.judge import Case, Judge, Verdict
+from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 
 
@@ -28,36 +31,6 @@ class Teacher(Protocol):
   def __call__(self, question: Question, samples: int) -> list[str]:
     """At most `samples` completions: a rationale each, with or without a stated answer."""
     ...
-
-
-class Verdict(NamedTuple):
-  """A judge's decision on one rationale, and why."""
-
-  kept: bool
-  reason: str
-
-
-Judge = Callable[[Question, Parsed], Verdict]
-
-
-@dataclasses.dataclass(frozen=True)
-class StatedAnswer:
-  """Judges a rationale by the answer that it states, read by the one parser.
-
-  Attributes:
-    keep_unstated: what becomes of a rationale that states no answer. The paper asks a model instead
-      (Flan-T5-large, in the official code), which can be put here as another `Judge`.
-  """
-
-  keep_unstated: bool = False
-
-  def __call__(self, question: Question, parsed: Parsed) -> Verdict:
-    """Keeps what states the gold answer."""
-    if parsed.answer is None:
-      return Verdict(self.keep_unstated, "states no answer")
-    if parsed.answer == question.label:
-      return Verdict(True, "states the gold answer")
-    return Verdict(False, "states another answer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +65,9 @@ def teach(
   prompts: Prompts,
   samples: int,
   judge: Judge,
+  batch: int = 1,
 ) -> Iterator[dict[str, Any]]:
-  """Asks for rationales and judges them, question by question.
+  """Asks for rationales and judges them, some questions at a time.
 
   Args:
     questions: the training questions; others must not be asked about, the gold answer is used.
@@ -101,32 +75,44 @@ def teach(
     prompts: the parser that tells a rationale from the answer it states.
     samples: how many rationales a question (the paper's l).
     judge: which to keep.
+    batch: questions whose rationales are judged together.
 
   Yields:
     rows of `rationales.jsonl`. `rationale` is stripped and comes without its "Answer: X", which a
-    student's target states anew. Not kept, whatever the judge says: one that is "empty", and a
-    "duplicate" of one kept before for the same question.
+    student's target states anew; `stated` is the position of the option that it names, or None.
+    Not kept, and not judged, is one that is "empty", or a "duplicate" of one kept before for the
+    same question.
   """
-  for question in questions:
-    kept: set[str] = set()
-    for sample, completion in enumerate(teacher(question, samples)):
-      parsed = prompts.parse(completion, question.options)
-      if not parsed.rationale:
-        verdict = Verdict(False, "empty")
-      else:
-        verdict = judge(question, parsed)
-        if verdict.kept and parsed.rationale in kept:
-          verdict = Verdict(False, "duplicate")
+  remaining = iter(questions)
+  while chunk := list(itertools.islice(remaining, batch)):
+    cases = [
+      Case(question, prompts.parse(completion, question.options))
+      for question in chunk
+      for completion in teacher(question, samples)
+    ]
+    # Equal rationales that state the same are judged alike, and once.
+    unique = list(dict.fromkeys(case for case in cases if case.parsed.rationale))
+    verdicts = dict(zip(unique, judge(unique), strict=True)) if unique else {}
+    sample: collections.Counter[str] = collections.Counter()
+    kept: set[tuple[str, str]] = set()
+    for case in cases:
+      id, rationale = case.question.id, case.parsed.rationale
+      verdict = verdicts.get(case, Verdict(False, "empty"))
+      if verdict.kept and (id, rationale) in kept:
+        verdict = verdict._replace(kept=False, reason="duplicate")
       if verdict.kept:
-        kept.add(parsed.rationale)
+        kept.add((id, rationale))
       yield {
-        "question_id": question.id,
-        "sample": sample,
-        "rationale": parsed.rationale,
+        "question_id": id,
+        "sample": sample[id],
+        "rationale": rationale,
         "teacher": teacher.name,
         "kept": verdict.kept,
         "reason": verdict.reason,
+        "stated": case.parsed.answer,
+        **verdict.details,
       }
+      sample[id] += 1
 
 
 def read_rationales(path: files.PathLike, questions: Iterable[Question]) -> list[dict[str, Any]]:

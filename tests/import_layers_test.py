@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # launch -> tasks -> the method -> convert -> its parts -> core: an arrow points to what may be
 # imported. `convert` knows the networks of `student` and `reranker`; these know nothing of it.
 SCORES = {"statistics", "measures", "hits", "ranking", "scorecard", "scorecard_table", "report"}
-METHOD = {"teacher", "silver", "answer"} | SCORES
+ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
+METHOD = {"teacher", "judge", "silver", "answer"} | ENDPOINT | SCORES
 PARTS = {"retrieval", "student", "reranker"}
 LEAVES = {"questions", "prompts", "exemplars"}  # what everything but core speaks of
 LEVELS = {
@@ -29,6 +30,9 @@ LIGHT = [
   "kard_jax.exemplars",
   "kard_jax.prompts",
   "kard_jax.teacher",
+  "kard_jax.judge",
+  "kard_jax.asking",
+  "kard_jax.batch_api",
   "kard_jax.ranking",
   "kard_jax.scorecard",
   "kard_jax.scorecard_table",

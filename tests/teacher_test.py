@@ -5,9 +5,10 @@ import pytest
 
 from kard_jax import teacher
 from kard_jax.core.files import InputError
-from kard_jax.prompts import Parsed, Prompts
+from kard_jax.judge import StatedAnswer, Verdict
+from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
-from kard_jax.teacher import RecordedTeacher, StatedAnswer, Verdict, teach
+from kard_jax.teacher import RecordedTeacher, teach
 
 PROMPTS = Prompts()
 QUESTIONS = [
@@ -60,9 +61,9 @@ def test_unstated_rationales_may_be_kept():
 
 
 def test_another_judge_may_decide():
-  def short(question: Question, parsed: Parsed) -> Verdict:
-    assert question.id in ("q1", "q2")
-    return Verdict(len(parsed.rationale) < 14, "short")
+  def short(cases):
+    assert {case.question.id for case in cases} <= {"q1", "q2"}
+    return [Verdict(len(case.parsed.rationale) < 14, "short") for case in cases]
 
   kept = [row["rationale"] for row in _rows(short) if row["kept"]]
   assert kept == ["It mines tin."]

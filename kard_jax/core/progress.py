@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+_SAY_EVERY = 60.0  # seconds
+
 
 @contextlib.contextmanager
 def texts(total: int) -> Iterator[Callable[[int, int], None]]:
@@ -17,14 +19,51 @@ def texts(total: int) -> Iterator[Callable[[int, int], None]]:
   Args:
     total: inputs.
   """
+  begun, inputs, written = time.monotonic(), 0, 0
+  with _bar(total, "texts") as show:
+
+    def advance(done: int, tokens: int) -> None:
+      nonlocal inputs, written
+      inputs, written = inputs + done, written + tokens
+      seconds = max(time.monotonic() - begun, 1e-9)
+      show(inputs, f"{inputs / seconds:,.1f} texts/s, {written / seconds:,.0f} tokens/s")
+
+    yield advance
+
+
+@contextlib.contextmanager
+def asking(total: int) -> Iterator[Callable[[int, str], None]]:
+  """Yields what shows how many completions came of an endpoint, and what else to tell.
+
+  Where nobody looks on, a line is printed once a minute: such runs take hours.
+
+  Args:
+    total: completions wanted.
+  """
+  said = time.monotonic()
+  with _bar(total, "completions") as show:
+
+    def advance(done: int, status: str) -> None:
+      nonlocal said
+      show(done, status)
+      if not sys.stderr.isatty() and time.monotonic() - said > _SAY_EVERY:
+        said = time.monotonic()
+        print(f"{done:>7,} of {total:,} completions, {status}", flush=True)
+
+    yield advance
+
+
+@contextlib.contextmanager
+def _bar(total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
+  """Yields what shows how much is done, and how fast."""
   if not sys.stderr.isatty():
-    yield lambda done, tokens: None
+    yield lambda done, speed: None
     return
   import rich.console
   import rich.progress
 
   columns = (
-    rich.progress.TextColumn("{task.completed:>7,.0f} of {task.total:,.0f} texts"),
+    rich.progress.TextColumn("{task.completed:>7,.0f} of {task.total:,.0f} " + unit),
     rich.progress.BarColumn(),
     rich.progress.TextColumn("{task.fields[speed]}"),
     rich.progress.TimeElapsedColumn(),
@@ -33,13 +72,4 @@ def texts(total: int) -> Iterator[Callable[[int, int], None]]:
   )
   with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
     task = bar.add_task("writing", total=total, speed="")
-    begun, inputs, written = time.monotonic(), 0, 0
-
-    def advance(done: int, tokens: int) -> None:
-      nonlocal inputs, written
-      inputs, written = inputs + done, written + tokens
-      seconds = max(time.monotonic() - begun, 1e-9)
-      speed = f"{inputs / seconds:,.1f} texts/s, {written / seconds:,.0f} tokens/s"
-      bar.update(task, completed=inputs, speed=speed)
-
-    yield advance
+    yield lambda done, speed: bar.update(task, completed=done, speed=speed)

@@ -10,8 +10,9 @@ import sys
 import pytest
 import Stemmer
 
+from kard_jax.judge import StatedAnswer
 from kard_jax.prompts import Prompts
-from kard_jax.teacher import StatedAnswer, teach
+from kard_jax.teacher import teach
 from tasks import closed_world
 from tasks.closed_world import ScriptedTeacher, World
 from tasks.closed_world_words import RELATIONS, SYLLABLES

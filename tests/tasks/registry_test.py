@@ -7,6 +7,7 @@ import sys
 import pytest
 import seqio
 
+from kard_jax import judge
 from kard_jax import questions as questions_lib
 from kard_jax import teacher as teacher_lib
 from kard_jax.core import files
@@ -197,7 +198,7 @@ def test_a_file_of_rationales_stands_in_for_a_teacher(register, tmp_path):
   assert (teacher(_SEEN[1], 5), teacher(_SEEN[1], 1), teacher(_SEEN[0], 5)) == (
     ["First.", "Second.\nAnswer: B"], ["First."], [],
   )  # fmt: skip
-  found = list(teacher_lib.teach(_SEEN, teacher, Prompts(), 5, teacher_lib.StatedAnswer()))
+  found = list(teacher_lib.teach(_SEEN, teacher, Prompts(), 5, judge.StatedAnswer()))
   assert [(row["rationale"], row["kept"], row["teacher"]) for row in found] == [
     ("First.", False, "me"),
     ("Second.", True, "me"),
