@@ -27,8 +27,17 @@ from kard_jax.core.partitioning import Partitioner
 _SHORTEST = 64  # tokens: what is shorter is not much quicker
 _READ = 4096  # tokens read at a time, on each shard: more do not stay in a processor's cache
 
-# Lengths of the quarters of a batch, by its longest: few, as each is compiled. Least work first.
-_SHARES = ((1, 0.5, 0.25, 0.125), (1, 0.75, 0.5, 0.25), (1, 1, 0.5, 0.5))
+# Lengths of the eighths of a batch, by its longest: few, as each is compiled. Least work is chosen.
+_SHARES = (
+  (1, 0.75, 0.5, 0.375, 0.25, 0.125, 0.125, 0.125),  # most are short
+  (1, 0.75, 0.5, 0.375, 0.25, 0.25, 0.125, 0.125),
+  (1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125),
+  (1, 0.75, 0.75, 0.75, 0.5, 0.5, 0.5, 0.375),  # most are of a middle length
+  (1, 1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25),  # all lengths are as frequent
+  (1, 1, 0.75, 0.75, 0.75, 0.5, 0.375, 0.25),
+  (1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5),
+)
+_SHARE = 4  # rows of an eighth at least; smaller batches have quarters
 
 
 class Batch(NamedTuple):
@@ -79,13 +88,22 @@ def batches(
     rows = decode_lib.fewer(size, len(places), shards)
     length = bucket(lengths_N[places[0]])
     shapes: list[tuple[int, ...]] = [(length,)]
+    eighths = rows % (8 * shards) == 0 and rows // 8 >= _SHARE * shards
     if mixed and rows % (4 * shards) == 0:
-      shapes = [tuple(bucket(math.ceil(length * part)) for part in shares) for shares in _SHARES]
-      longest = [int(max(lengths_N[places[rows * i // 4 :]], default=0)) for i in range(4)]
-      fitting = [shape for shape in shapes if all(map(operator.ge, shape, longest))]
-      shapes = [*fitting, (length,)]
+      shapes = _mixed(length, bucket, lengths_N[places], rows, 1 if eighths else 2)
     found.append(Batch(places, rows, shapes[0] if len(set(shapes[0])) > 1 else (length,)))
   return found
+
+
+def _mixed(
+  longest: int, bucket: Callable[[int], int], lengths: np.ndarray, rows: int, pair: int
+) -> list[tuple[int, ...]]:
+  """The lengths that shares of a batch may have, from least work to all equal ones."""
+  patterns = [tuple(bucket(math.ceil(longest * part)) for part in s[::pair]) for s in _SHARES]
+  count = len(patterns[0])
+  needed = [int(max(lengths[rows * i // count :], default=0)) for i in range(count)]
+  fitting = [shape for shape in patterns if all(map(operator.ge, shape, needed))]
+  return [*sorted(fitting, key=sum), (longest,)]
 
 
 def write(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kard_jax.core import decode
+from kard_jax.core import decode, sampling
 from kard_jax.core.files import InputError
 
 V = 12
@@ -160,6 +160,14 @@ def test_candidates_are_those_of_the_definition(seed, top_k, top_p, ties):
     near = np.abs(np.cumsum(mass) / mass.sum() - top_p) < 1e-6  # rounding may decide there
     if not near.any():
       assert got == want
+
+
+def test_the_most_probable_token_is_that_of_argmax():
+  logits = np.random.default_rng(0).integers(-2, 3, (2, 50, 40)).astype(np.float32)  # many ties
+  logits[0, 0, :] = -np.inf
+  logits[0, 1, 7:] = np.inf
+  np.testing.assert_array_equal(jax.jit(sampling.most_probable)(logits), logits.argmax(-1))
+  assert sampling.most_probable(jnp.full((1, 5), np.nan))[0] < 5
 
 
 def test_draws_do_not_depend_on_the_rest_of_the_batch():

@@ -1,5 +1,7 @@
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
@@ -125,3 +127,29 @@ def test_quarters_of_a_batch_have_lengths_of_their_own_where_that_saves():
   assert streaming.batches(lengths, size=8, buckets=sizes)[0].lengths == (512,)
   (split,) = streaming.batches(lengths, size=8, buckets=sizes, mixed=True, shards=4)
   assert split.lengths == (512,)  # two rows a quarter cannot be split in four
+
+
+def test_eighths_of_a_large_batch_have_lengths_of_their_own():
+  lengths, sizes = np.geomspace(512, 16, 64).astype(int), streaming.buckets(512)
+  (batch,) = streaming.batches(lengths, size=64, buckets=sizes, mixed=True)
+  assert batch.lengths == (512, 384, 256, 192, 128, 64, 64, 64)
+  (split,) = streaming.batches(lengths, size=64, buckets=sizes, mixed=True, shards=4)
+  assert split.lengths == (512, 256, 128, 64)  # eighths would have two rows a shard
+
+
+@hypothesis.given(
+  st.lists(st.integers(0, 512), min_size=1, max_size=200), st.sampled_from([8, 32, 64])
+)
+def test_every_input_fits_where_lengths_are_mixed(lengths, size):
+  sizes = streaming.buckets(512)
+  lengths = np.array(lengths)
+  found = streaming.batches(lengths, size=size, buckets=sizes, mixed=True)
+  plain = streaming.batches(lengths, size=size, buckets=sizes)
+  assert sorted(np.concatenate([batch.places for batch in found])) == list(range(len(lengths)))
+  for batch, whole in zip(found, plain, strict=True):
+    assert batch.rows == whole.rows
+    rows = np.repeat(batch.lengths, batch.rows // len(batch.lengths))
+    assert len(rows) == batch.rows
+    assert (lengths[batch.places] <= rows[: len(batch.places)]).all()
+    assert rows.sum() <= whole.lengths[0] * batch.rows
+    assert set(batch.lengths) <= set(sizes)

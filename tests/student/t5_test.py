@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from kard_jax.core import decode, scanning, streaming
+from kard_jax.core import decode, partitioning, scanning, streaming
 from kard_jax.core.files import InputError
 from kard_jax.student import t5
 
@@ -221,29 +221,48 @@ def test_packed_rows_need_both_kinds_of_segments():
     )
 
 
+def _mixed(lengths, sampler):
+  """Inputs of such lengths in another order, and what one batch of one length writes for them."""
+  inputs = np.random.default_rng(2).integers(2, 32, (len(lengths), max(lengths))).astype(np.int32)
+  inputs[np.arange(inputs.shape[1]) >= np.array(lengths)[:, None]] = 0
+  settings = {"sampler": sampler, "max_length": 6, "samples": 3, "rng": jax.random.key(1)}
+  order = np.random.default_rng(3).permutation(len(lengths))
+  params = nn.meta.unbox(_case()[0])
+  want = decode.decode(NETWORK, params, inputs[order], row_ids_B=order.astype(np.int32), **settings)
+  settings |= {"row_ids_N": order.astype(np.int32), "batch_size": len(lengths)}
+  return params, inputs[order], settings, want
+
+
+def _assert_same_texts(got, want):
+  np.testing.assert_array_equal(got.tokens_BxSxT, want.tokens_BxSxT)
+  np.testing.assert_allclose(got.log_probs_BxS, want.log_probs_BxS, rtol=1e-4, atol=1e-5)
+  assert len(np.unique(got.tokens_BxSxT.reshape(-1, 6), axis=0)) > 8
+
+
 @pytest.mark.parametrize(
   "sampler", [decode.Sampler(top_k=8), decode.Sampler(beams=3)], ids=["draws", "beams"]
 )
 def test_mixed_lengths_write_what_one_length_does(sampler):
-  params = nn.meta.unbox(_case()[0])
-  inputs = np.random.default_rng(2).integers(2, 32, (16, 16)).astype(np.int32)
-  lengths = np.array([16, 9, 13, 12, 8, 7, 8, 5, 4, 4, 3, 2, 2, 1, 2, 1])
-  inputs[np.arange(16) >= lengths[:, None]] = 0
-  settings = {"sampler": sampler, "max_length": 6, "samples": 3, "rng": jax.random.key(1)}
-  want = decode.decode(NETWORK, params, inputs, **settings)
-  sizes = [2, 4, 8, 16]
-  (batch,) = streaming.batches(lengths, size=16, buckets=sizes, mixed=True)
+  lengths, sizes = [16, 9, 13, 12, 8, 7, 8, 5, 4, 4, 3, 2, 2, 1, 2, 1], [2, 4, 8, 16]
+  (batch,) = streaming.batches(np.array(lengths), size=16, buckets=sizes, mixed=True)
   assert batch.lengths == (16, 8, 4, 2)
-  order = np.random.default_rng(3).permutation(16)
-  got = streaming.write(
-    NETWORK,
-    params,
-    inputs[order],
-    row_ids_N=order.astype(np.int32),
-    batch_size=16,
-    lengths=sizes,
-    **settings,
-  )
-  np.testing.assert_array_equal(got.tokens_BxSxT, want.tokens_BxSxT[order])
-  np.testing.assert_allclose(got.log_probs_BxS, want.log_probs_BxS[order], rtol=1e-4, atol=1e-5)
-  assert len(np.unique(got.tokens_BxSxT.reshape(48, 6), axis=0)) > 8
+  params, inputs, settings, want = _mixed(lengths, sampler)
+  got = streaming.write(NETWORK, params, inputs, lengths=sizes, **settings)
+  _assert_same_texts(got, want)
+
+
+@pytest.mark.parametrize(
+  "sampler",
+  [pytest.param(decode.Sampler(top_k=8), marks=pytest.mark.slow), decode.Sampler(beams=3)],
+  ids=["draws", "beams"],
+)
+def test_mixed_lengths_write_the_same_on_a_mesh(sampler):
+  lengths, sizes = [16, 9, 8, 5, 4, 4, 2, 2], [2, 4, 8, 16]
+  (batch,) = streaming.batches(np.array(lengths), size=8, buckets=sizes, mixed=True, shards=2)
+  assert batch.lengths == (16, 8, 4, 2)
+  params, inputs, settings, want = _mixed(lengths, sampler)
+  mesh = partitioning.Partitioner({"data": 2, "model": 4}, RULES)
+  boxed = jax.eval_shape(NETWORK.init, jax.random.key(0), inputs, inputs)["params"]
+  params = jax.device_put(params, mesh.shardings(boxed))
+  got = streaming.write(NETWORK, params, inputs, lengths=sizes, partitioner=mesh, **settings)
+  _assert_same_texts(got, want)
