@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def flags() -> argparse.ArgumentParser:
   add("--inputs", type=int, default=512, help="input tokens a row (512)")
   add("--targets", type=int, default=128, help="target tokens a row (128)")
   add("--rounds", type=int, default=5, help="steps of each engine that are timed (5)")
+  add(
+    "--one_at_a_time",
+    action="store_true",
+    help="a round starts each engine anew and ends it before the next: where two do not fit",
+  )
   add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch; all cores")
   add("--scan", action="store_true", help="ours: layers by nn.scan")
   add("--remat", default="none", help="ours: none, dots, minimal or full (none)")
@@ -74,46 +80,71 @@ def main() -> int:
   return 0
 
 
-def _measure(arguments: argparse.Namespace, names: list[str], folder: Path) -> dict[str, Any]:
-  """All measures, as the JSON file has them."""
-  workers: dict[str, Worker] = {}
-  measures: dict[str, dict[str, Any]] = {name: {} for name in names}
-  seconds: dict[str, list[float]] = {name: [] for name in names}
-  absent: dict[str, str] = {}
+class _Engines:
+  """The engines and what was measured of each; those that fail are left out from then on."""
 
-  def attempt(name: str, action: Any) -> None:
-    if name in absent:
+  def __init__(self, arguments: argparse.Namespace, names: list[str], folder: Path):
+    self._arguments, self._folder = arguments, folder
+    self._workers: dict[str, Worker] = {}
+    self.measures: dict[str, dict[str, Any]] = {name: {} for name in names}
+    self.seconds: dict[str, list[float]] = {name: [] for name in names}
+    self.absent: dict[str, str] = {}
+
+  def run(self) -> None:
+    """Times all rounds."""
+    apart = self._arguments.one_at_a_time
+    try:
+      for name in () if apart else self.measures:
+        self._attempt(name, self._begin)
+      for number in range(self._arguments.rounds):
+        for name in self.measures:
+          self._attempt(name, self._visit if apart else self._once)
+        print(f"round {number + 1} of {self._arguments.rounds}", file=sys.stderr, flush=True)
+      for name in () if apart else self.measures:
+        self._attempt(name, self._end)
+    finally:
+      for worker in self._workers.values():
+        worker.end()
+
+  def _attempt(self, name: str, action: Callable[[str], None]) -> None:
+    if name in self.absent:
       return
     try:
       action(name)
     except Failed as error:
       if name == "ours":
         raise SystemExit(str(error)) from None
-      absent[name] = str(error)
+      self.absent[name] = str(error)
       print(f"absent: {error}", file=sys.stderr, flush=True)
 
-  def begin(name: str) -> None:
-    workers[name] = worker = _worker(arguments, name, folder)
-    measures[name] |= worker.begun
-    measures[name] |= worker("first")
-    measures[name]["peak_flops_per_s"] = worker("peak")["flops"]
+  def _begin(self, name: str) -> None:
+    self._workers[name] = worker = _worker(self._arguments, name, self._folder)
+    self.measures[name] |= worker.begun
+    self.measures[name] |= worker("first")
+    self.measures[name]["peak_flops_per_s"] = worker("peak")["flops"]
     worker("run", steps=1)  # warms up: allocators, thread pools
 
-  def once(name: str) -> None:
-    seconds[name].append(workers[name]("run", steps=1)["seconds"])
+  def _once(self, name: str) -> None:
+    self.seconds[name].append(self._workers[name]("run", steps=1)["seconds"])
 
-  try:
-    for name in names:
-      attempt(name, begin)
-    for number in range(arguments.rounds):
-      for name in names:
-        attempt(name, once)
-      print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
-    for name in names:
-      attempt(name, lambda name: measures[name].update(workers[name]("memory")))
-  finally:
-    for worker in workers.values():
+  def _end(self, name: str) -> None:
+    worker = self._workers.pop(name)
+    try:
+      self.measures[name] |= worker("memory")
+    finally:
       worker.end()
+
+  def _visit(self, name: str) -> None:
+    self._begin(name)
+    self._once(name)
+    self._end(name)
+
+
+def _measure(arguments: argparse.Namespace, names: list[str], folder: Path) -> dict[str, Any]:
+  """All measures, as the JSON file has them."""
+  engines = _Engines(arguments, names, folder)
+  engines.run()
+  measures, seconds, absent = engines.measures, engines.seconds, engines.absent
   present = [name for name in names if name not in absent]
   peak = max(measures[name]["peak_flops_per_s"] for name in present)
   tokens = arguments.batch * (arguments.inputs + arguments.targets)
