@@ -179,14 +179,21 @@ class _Pair:
         self.network, self.params, prompts_BxL, sampler=sampler, max_length=tokens
       )
       ours_BxT = np.asarray(decoded.tokens_BxSxT)[:, 0]
-      for row, size, mine in zip(prompts_BxL, lengths_B, ours_BxT, strict=True):
-        yield self._outcome(row[:size], mine)
+      rows = [row[:size] for row, size in zip(prompts_BxL, lengths_B, strict=True)]
+      # An encoder's padding is masked and read by nothing; a decoder's prompts go one by one, as
+      # padding would have to stand before them.
+      theirs = self._generate(rows, tokens) if self.encodes else None
+      for i, (prompt, mine) in enumerate(zip(rows, ours_BxT, strict=True)):
+        yield self._outcome(
+          prompt, mine, self._generate([prompt], tokens)[0] if theirs is None else theirs[i]
+        )
 
-  def _outcome(self, prompt: np.ndarray, ours: np.ndarray) -> str:
+  def _generate(self, prompts: list[np.ndarray], tokens: int) -> np.ndarray:
+    """What transformers writes greedily for prompts: [B, T]."""
     settings = self.transformers.GenerationConfig(
       do_sample=False,
       num_beams=1,
-      max_new_tokens=len(ours),
+      max_new_tokens=tokens,
       # An encoder-decoder's cache has as many layers as the encoder, however deep the decoder is.
       use_cache=not self.encodes,
       pad_token_id=max(self._pad, 0),
@@ -194,12 +201,17 @@ class _Pair:
     )
     self.model.generation_config = settings
     if not self.encodes:  # dynamic rotary positions remember the longest text until a short one
-      self._forward(input_ids=prompt[None, :1])
-    ids = self.torch.tensor(prompt[None].astype(np.int64))
-    mask = self.torch.ones_like(ids)
+      self._forward(input_ids=prompts[0][None, :1])
+    longest = max(map(len, prompts))
+    padded = [np.pad(row, (0, longest - len(row)), constant_values=self._pad) for row in prompts]
+    ids = self.torch.tensor(np.stack(padded).astype(np.int64))
+    lengths = self.torch.tensor([[len(row)] for row in prompts])
+    mask = (self.torch.arange(longest) < lengths).long()
     with self.torch.no_grad():
       written = self.model.generate(ids, attention_mask=mask, generation_config=settings)
-    theirs = written.numpy()[0, 1 if self.encodes else len(prompt) :]
+    return np.asarray(written.numpy()[:, 1 if self.encodes else longest :])
+
+  def _outcome(self, prompt: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> str:
     differs = np.flatnonzero(ours != theirs)
     if not differs.size:
       return "same"

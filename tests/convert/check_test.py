@@ -1,13 +1,14 @@
 """The comparison with transformers: what it says and, where that is installed, that it is right."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 
 from kard_jax.convert import check, huggingface
 from kard_jax.core.files import InputError
-from tests.convert import folders
+from tests.convert import folders, t5_test
 
 REPORT = check.Report(
   parameters=12_345, logits=600, largest=8.0, absolute=4e-6, prompts=5, tokens=16, differing=0,
@@ -60,3 +61,25 @@ def test_a_difference_is_found(folder, monkeypatch):
   report = check.check(folder, prompts=1)
   assert 1e-5 < report.relative < 0.1
   assert not report.equal
+
+
+def _every_model():
+  """Every golden folder, by a name and what writes it."""
+  made = {name: functools.partial(folders.t5, name=name) for name in folders.T5}
+  made |= {
+    name: lambda place, name=name: t5_test.folder_of(name, place)[0] for name in t5_test.OPTIONS
+  }
+  for file, name in folders.decoders():
+    made[f"{file}-{name}"] = lambda place, of=(file, name): folders.decoder(place, *of)[0]
+  return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _every_model())
+def test_200_prompts_are_continued_as_by_generate(name, tmp_path):
+  pytest.importorskip("torch", reason="torch and transformers are not installed")
+  pytest.importorskip("transformers")
+  report = check.check(_every_model()[name](tmp_path / name), prompts=200, seed=1)
+  assert report.prompts == 200
+  assert report.equal, str(report)
+  assert report.ties <= 2, str(report)
