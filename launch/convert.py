@@ -47,6 +47,8 @@ PEFT reads them. --like says the architecture, and the names, element
 type and tokenizer files that are to be written.
 
   python launch/convert.py export runs/mine/student out --to=huggingface --like=google/flan-t5-base
+
+Of a reranker over a BERT, its encoder is written.
 """
 
 
@@ -181,8 +183,11 @@ def _export_adapters(arguments: argparse.Namespace) -> None:
 def _restored(folder: str, network: Any, which: str) -> tuple[Any, Any]:
   """A run's parameters, adapters merged, and the network in their form: unrolled or scanned."""
   from kard_jax.convert import initial
+  from kard_jax.reranker import bert
 
   place = initial.find(folder, which=which)
+  if isinstance(network, bert.Bert):
+    return network, _encoder(place, network)
   wrong: InputError | None = None
   for scan in (False, True):
     form = dataclasses.replace(network, scan_layers=scan)
@@ -192,3 +197,26 @@ def _restored(folder: str, network: Any, which: str) -> tuple[Any, Any]:
       wrong = wrong or error
   assert wrong is not None
   raise wrong
+
+
+def _encoder(place: Any, encoder: Any) -> Any:
+  """A reranker's encoder; what is beside it has no place in a BERT's folder."""
+  import numpy as np
+
+  from kard_jax.convert import initial
+  from kard_jax.core import checkpoints
+  from kard_jax.reranker.network import CrossEncoder, LateInteraction
+
+  if place.step is None:
+    raise InputError(f"{place.folder}: not the folder of a training run")
+  stored = checkpoints.restore_all_params(place.folder, place.step)
+  if "encoder" not in stored:
+    raise InputError(f"{place.folder}: not of a reranker, and --like is a BERT")
+  width = stored["projection"]["kernel"].shape[-1] if "projection" in stored else None
+  scorer = (
+    CrossEncoder(encoder, pooler="pooler" in stored)
+    if "head" in stored
+    else LateInteraction(encoder, width)
+  )
+  tokens = [np.zeros((1, 8), np.int32), np.zeros((1, 1, 8), np.int32)]
+  return initial.load(place, scorer, inputs=tokens)["encoder"]

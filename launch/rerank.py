@@ -3,13 +3,16 @@
 Examples:
   python launch/rerank.py --gin_file=gin_configs/recipes/strategyqa_rerank/6_rerank.gin
   python launch/rerank.py --gin_file=gin_configs/recipes/strategyqa_rerank/6_rerank.gin \\
-    --lists=candidates.jsonl --out=ranked.jsonl
+    --lists=candidates.jsonl --out=ranked.jsonl --vectors=vectors
   python launch/rerank.py --cross_encoder=cross-encoder/ms-marco-MiniLM-L6-v2 \\
     --lists=candidates.jsonl --out=ranked.jsonl
 
 A line of --lists is {"query": "...", "passages": [{"text": "...", ...}, ...]}; "question" serves
 for "query", a passage may have a "title", and whatever else a line holds is kept. --out has the
 same lines, each passage with its "score", best first.
+
+With --vectors, passages are named by the "id" that they have in the recipe's knowledge base, whose
+vectors are computed once, kept in that folder, and read again by later runs.
 """
 
 from __future__ import annotations
@@ -24,11 +27,10 @@ if __name__ == "__main__":  # run the module gin can import, with the project's 
   sys.exit(module.main())
 
 import argparse
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kard_jax.core import config, files
+from kard_jax.core import config, files, progress
 from kard_jax.core.files import InputError
 
 if TYPE_CHECKING:  # they bring JAX and TensorFlow, which a look at --help does not need
@@ -36,8 +38,9 @@ if TYPE_CHECKING:  # they bring JAX and TensorFlow, which a look at --help does 
 
   from kard_jax.core.partitioning import Partitioner
   from kard_jax.core.provenance import Stage
+  from kard_jax.retrieval.passages import Passages
   from tasks import registry
-  from tasks.rankers import Score
+  from tasks.rankers import Ranker
 
 _AT_ONCE = 256  # lists read and scored together: their passages are encoded once
 Row = dict[str, Any]
@@ -89,7 +92,7 @@ def rerank(
     checkpoint=checkpoint,
   )
   lists = held_out.lists(stage, dataset, split, candidates)
-  with _progress(sum(len(one.texts) for one in lists)) as advance:
+  with progress.candidates(sum(len(one.texts) for one in lists)) as advance:
     scores = score([one.query for one in lists], [one.texts for one in lists], advance)
   rows = [
     # equal scores stand for all orders alike: what chance makes of a list, without drawing one
@@ -118,6 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument("--out", metavar="FILE", help="where ranked candidates go")
   group.add_argument("--cross_encoder", metavar="MODEL", help="a Hugging Face folder or name")
   group.add_argument(
+    "--vectors",
+    metavar="FOLDER",
+    help="of the knowledge base's passages; made if they are not there",
+  )
+  group.add_argument(
     "--k", type=int, metavar="N", help="keep the best N of each list; all if absent"
   )
   group.add_argument("--query_length", type=int, default=64, metavar="N", help="tokens (64)")
@@ -129,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.error("by itself, --lists and --out are needed")
   if bool(arguments.gin_file) == bool(arguments.cross_encoder):
     flags.error("give --gin_file of a recipe's rerank stage, or --cross_encoder: one of them")
+  if arguments.vectors and arguments.cross_encoder:
+    flags.error("--vectors: a cross-encoder reads both sides together; nothing can be stored")
   return config.exit_status(lambda: alone(arguments, overrides))
 
 
@@ -140,36 +150,54 @@ def alone(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
   """
   if arguments.k is not None and arguments.k < 1:
     raise InputError(f"--k={arguments.k}: at least 1 is needed")
-  score = _scorer(arguments, overrides)
   rows = list(files.read_jsonl(arguments.lists))
-  queries, texts = [], []
-  for line, row in rows:
-    where = f"{arguments.lists}:{line}"
-    queries.append(_query(row, where))
-    texts.append(_texts(row, where))
+  wheres = [f"{arguments.lists}:{line}" for line, _ in rows]
+  queries = [_query(row, where) for (_, row), where in zip(rows, wheres, strict=True)]
+  total, score = _scorer(arguments, overrides, [row for _, row in rows], wheres)
 
   def ranked() -> Iterator[Row]:
-    with _progress(sum(map(len, texts))) as advance:
+    with progress.candidates(total) as advance:
       for start in range(0, len(rows), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        scores = score(queries[part], texts[part], advance)
+        scores = score(queries[part], part, advance)
         for (_, row), mine in zip(rows[part], scores, strict=True):
           order = (-mine).argsort(kind="stable")[: arguments.k]
           passages = [row["passages"][at] | {"score": float(str(mine[at]))} for at in order]
           yield row | {"passages": passages}
 
   count = files.write_jsonl(arguments.out, ranked())
-  print(
-    f"{count:>7,} lists, {sum(map(len, texts)):,} candidates ranked: {arguments.out}", flush=True
+  print(f"{count:>7,} lists, {total:,} candidates ranked: {arguments.out}", flush=True)
+
+
+def _scorer(
+  arguments: argparse.Namespace, overrides: Sequence[str], rows: Sequence[Row], wheres: list[str]
+) -> tuple[int, Callable[[list[str], slice, Callable[[int], None]], list[Any]]]:
+  """How many candidates there are, and what scores a part of the lines."""
+  if arguments.vectors is None:
+    texts = [_texts(row, where) for row, where in zip(rows, wheres, strict=True)]
+    if arguments.cross_encoder is not None:
+      from tasks import rankers
+
+      lengths = (arguments.query_length, arguments.passage_length)
+      ranker = rankers.cross_encoder(arguments.cross_encoder, *lengths)
+    else:
+      ranker, _, _ = _recipes(arguments, overrides)
+    return sum(map(len, texts)), lambda queries, part, tell: ranker(queries, texts[part], tell)
+  from kard_jax.retrieval.passages import Passages
+
+  ranker, dataset, workdir = _recipes(arguments, overrides)
+  stored = Passages(workdir / "knowledge" / "passages")
+  positions = [_positions(row, where, stored) for row, where in zip(rows, wheres, strict=True)]
+  vectors = ranker.vectors(arguments.vectors, stored, dataset.prompts.passage_text)
+  return sum(map(len, positions)), lambda queries, part, tell: ranker.by_vectors(
+    vectors, queries, positions[part], tell
   )
 
 
-def _scorer(arguments: argparse.Namespace, overrides: Sequence[str]) -> Score:
-  if arguments.cross_encoder is not None:
-    from tasks import rankers
-
-    lengths = (arguments.query_length, arguments.passage_length)
-    return rankers.cross_encoder(arguments.cross_encoder, *lengths)
+def _recipes(
+  arguments: argparse.Namespace, overrides: Sequence[str]
+) -> tuple[Ranker, registry.Dataset, pathlib.Path]:
+  """The reranker of a recipe's rerank stage, its dataset and its work directory."""
   settings = config.resolve(arguments.gin_file, overrides)
   config.activate(settings)
   import gin
@@ -177,16 +205,16 @@ def _scorer(arguments: argparse.Namespace, overrides: Sequence[str]) -> Score:
   from tasks import rankers
 
   def value(name: str) -> Any:
-    return gin.query_parameter(f"launch.rerank.rerank.{name}")
+    return _built(gin.query_parameter(f"launch.rerank.rerank.{name}"))
 
   names = ("network", "partitioner", "query_length", "passage_length", "checkpoint")
-  options = {name: _built(value(name)) for name in names}
   workdir = pathlib.Path(config.workdir(settings))
-  dataset = _built(value("dataset")).locate(workdir)
-  folder = workdir / _built(value("folder"))
+  dataset = value("dataset").locate(workdir)
+  folder = workdir / value("folder")
   if not folder.is_dir():
     raise InputError(f"{folder}: no trained reranker; run the recipe up to its reranker stage")
-  return rankers.trained(folder, dataset, **options)
+  ranker = rankers.trained(folder, dataset, **{name: value(name) for name in names})
+  return ranker, dataset, workdir
 
 
 def _built(value: Any) -> Any:
@@ -203,36 +231,25 @@ def _query(row: Row, where: str) -> str:
   return query
 
 
-def _texts(row: Row, where: str) -> list[str]:
+def _passages(row: Row, where: str, name: str) -> list[Row]:
+  """A line's passages, each of which has a text of this name."""
   passages = row.get("passages")
   if not isinstance(passages, list):
-    raise InputError(f'{where}: "passages" is to be a list of {{"text": ...}}')
-  texts = []
+    raise InputError(f'{where}: "passages" is to be a list of {{"{name}": ...}}')
   for number, passage in enumerate(passages):
-    text = passage.get("text") if isinstance(passage, dict) else None
-    if not isinstance(text, str):
-      raise InputError(f'{where}: passage {number} has no "text"')
-    title = passage.get("title") or ""
-    texts.append(f"{title}: {text}" if title else text)
-  return texts
+    if not isinstance(passage, dict) or not isinstance(passage.get(name), str):
+      raise InputError(f'{where}: passage {number} has no "{name}"')
+  return passages
 
 
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-  """Yields what counts candidates; a bar where somebody looks on."""
-  if not sys.stderr.isatty():
-    yield lambda count: None
-    return
-  import rich.console
-  import rich.progress
+def _texts(row: Row, where: str) -> list[str]:
+  titles = [(p.get("title") or "", p["text"]) for p in _passages(row, where, "text")]
+  return [f"{title}: {text}" if title else text for title, text in titles]
 
-  columns = (
-    rich.progress.TextColumn("{task.completed:>12,.0f} candidates"),
-    rich.progress.BarColumn(),
-    rich.progress.TimeElapsedColumn(),
-    rich.progress.TextColumn("left"),
-    rich.progress.TimeRemainingColumn(),
-  )
-  with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
-    task = bar.add_task("reranking", total=total)
-    yield lambda count: bar.update(task, advance=count)
+
+def _positions(row: Row, where: str, stored: Passages) -> list[int]:
+  passages = _passages(row, where, "id")
+  try:
+    return [stored.position(passage["id"]) for passage in passages]
+  except InputError as error:
+    raise InputError(f"{where}: {error}") from None

@@ -32,6 +32,24 @@ def texts(total: int) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
+def candidates(total: int) -> Iterator[Callable[[int], None]]:
+  """Yields what counts the passages that a reranker has scored, or encoded.
+
+  Args:
+    total: passages.
+  """
+  begun, done = time.monotonic(), 0
+  with _bar(total, "passages") as show:
+
+    def advance(count: int) -> None:
+      nonlocal done
+      done += count
+      show(done, f"{done / max(time.monotonic() - begun, 1e-9):,.0f} passages/s")
+
+    yield advance
+
+
+@contextlib.contextmanager
 def asking(total: int) -> Iterator[Callable[[int, str], None]]:
   """Yields what shows how many completions came of an endpoint, and what else to tell.
 

@@ -97,7 +97,7 @@ class Runner(NamedTuple):
 
   def rows(self, tokens: int, *, encodes: bool = True) -> int:
     """How many rows of so many tokens a call has, over all devices; comparing takes more."""
-    ways = 1 if self.partitioner is None else _ways(self.partitioner)
+    ways = 1 if self.partitioner is None else devices(self.partitioner)
     small = encodes and jax.default_backend() == "cpu"
     budget = self.tokens_per_call or (_CPU_TOKENS if small else _TOKENS)
     rows = max(1, budget // tokens)
@@ -115,7 +115,7 @@ class Runner(NamedTuple):
     return _encode_rows(self.network, self.params, self.put(tokens_NxM), method)
 
 
-def _ways(partitioner: Partitioner) -> int:
+def devices(partitioner: Partitioner) -> int:
   """Over how many devices the rows of a batch are dealt out."""
   axis = dict(partitioner.rules).get("batch")
   names = (axis,) if isinstance(axis, str) else axis or ()

@@ -12,6 +12,7 @@ import collections
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ DTYPES = {
 _HEADER, _VECTORS, _OFFSETS = "header.json", "vectors.bin", "offsets.npy"
 _AT_ONCE = 4096  # passages encoded together: sorted by length among themselves
 _CANDIDATES = 16  # lists are padded to a multiple of this
+_UNDER_WAY = 3  # questions whose vectors are in memory
 
 
 def fingerprint(params: Params) -> str:
@@ -153,6 +155,10 @@ class Store:
   def __len__(self) -> int:
     return self.header["passages"]
 
+  def fits(self, params: Params, corpus: str = "") -> bool:
+    """Whether the store is of these parameters and passages."""
+    return self.header["params"] == fingerprint(params) and self.header["corpus"] == corpus
+
   def check(self, params: Params, corpus: str = "") -> None:
     """Compares what the store was made of with what it is to be used with.
 
@@ -170,6 +176,9 @@ class Store:
     params: Params,
     query_tokens: Sequence[score.Tokens],
     positions: Sequence[score.Tokens],
+    *,
+    partitioner: Partitioner | None = None,
+    progress: score.Progress = lambda count: None,
   ) -> list[np.ndarray]:
     """Scores of each question's candidates, as `score.rerank_scores` gives them.
 
@@ -178,28 +187,40 @@ class Store:
       params: its parameters.
       query_tokens: of each question, without padding.
       positions: for each question, which passages; lists may differ in length and may be empty.
+      partitioner: the mesh that candidates are dealt out over; None: the first device alone.
+      progress: called with how many candidates have been given to the device since the last call.
 
     Raises:
       ValueError: as many lists as questions are needed, or a position is out of range.
     """
     if len(query_tokens) != len(positions):
       raise ValueError(f"{len(query_tokens)} questions, but {len(positions)} lists")
-    results = []
+    results: list[Any] = []
+    run = functools.partial(self._score, network, params, partitioner)
     for query, some in zip(query_tokens, positions, strict=True):
       query, listed = np.asarray(query, np.int32), np.asarray(some, np.int64)
       if len(listed) and not 0 <= listed.min() <= listed.max() < len(self):
         raise ValueError(f"a position outside of the store's {len(self)} passages")
-      results.append(self._score(network, params, query, listed) if len(listed) else None)
+      results.append(run(query, listed) if len(listed) else None)
+      if len(results) > _UNDER_WAY and results[-_UNDER_WAY] is not None:  # frees its vectors
+        results[-_UNDER_WAY] = np.asarray(results[-_UNDER_WAY])
+      progress(len(listed))
     return [
       np.zeros(0, np.float32) if result is None else np.asarray(result)[: len(some)]
       for result, some in zip(results, positions, strict=True)
     ]
 
   def _score(
-    self, network: LateInteraction, params: Params, query: np.ndarray, listed: np.ndarray
+    self,
+    network: LateInteraction,
+    params: Params,
+    partitioner: Partitioner | None,
+    query: np.ndarray,
+    listed: np.ndarray,
   ) -> Any:
     starts, ends = self.offsets[listed], self.offsets[listed + 1]
-    count = -(-len(listed) // _CANDIDATES) * _CANDIDATES
+    step = math.lcm(_CANDIDATES, score.devices(partitioner) if partitioner else 1)
+    count = -(-len(listed) // step) * step
     length = score.padded(int((ends - starts).max()))
     vectors_CxMxP = np.zeros((count, length, self.vectors.shape[1]), self.vectors.dtype)
     mask_CxM = np.zeros((count, length), bool)
@@ -208,7 +229,11 @@ class Store:
       mask_CxM[row, : end - start] = True
     tokens_1xL = np.full((1, score.padded(len(query))), network.encoder.pad_id, np.int32)
     tokens_1xL[0, : len(query)] = query
-    return _score(network, params, tokens_1xL, vectors_CxMxP, mask_CxM)
+    if partitioner is None:
+      return _score(network, params, tokens_1xL, vectors_CxMxP, mask_CxM)
+    # the candidates alone are dealt out: one question cannot be, so its axes have no names here
+    dealt = jax.device_put((vectors_CxMxP, mask_CxM), partitioner.batch_sharding)
+    return _score(network, params, jax.device_put(tokens_1xL, partitioner.replicated), *dealt)
 
 
 @functools.partial(jax.jit, static_argnames="network")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kard_jax.core.files import InputError
+from kard_jax.core.partitioning import Partitioner
 from kard_jax.reranker import score, store
 from tests.reranker import score_test
 
@@ -48,6 +49,24 @@ def test_scores_are_those_of_passages_encoded_anew(made, dtype, atol):
   assert np.std(np.concatenate(want)) > 0.1
 
 
+def test_a_mesh_gives_the_same_scores(made):
+  folder, params, _, queries, lists = made
+  opened, done = store.Store(folder / "float32"), []
+  want = opened.rerank_scores(NET, params, queries, lists)
+  partitioner = Partitioner({"data": 4, "model": 2}, [("batch", "data"), ("heads", "model")])
+  with partitioner.active():
+    boxed = jax.eval_shape(
+      NET.init, jax.random.key(0), np.ones((1, 2), np.int32), np.ones((1, 1, 2), np.int32)
+    )["params"]
+  split = jax.device_put(params, partitioner.shardings(boxed))
+  scores = opened.rerank_scores(
+    NET, split, queries, lists, partitioner=partitioner, progress=done.append
+  )
+  for mine, one in zip(scores, want, strict=True):
+    np.testing.assert_allclose(mine, one, rtol=1e-5, atol=1e-5)
+  assert done == [len(some) for some in lists]
+
+
 def test_vectors_lie_one_after_another(made):
   folder, params, passages, *_ = made
   opened = store.Store(folder / "float32")
@@ -68,6 +87,9 @@ def test_other_parameters_and_passages_are_told(made):
     opened.check(other, "c")
   with pytest.raises(InputError, match="vectors of other passages"):
     opened.check(params, "d")
+  assert opened.fits(params, "c")
+  assert not opened.fits(other, "c")
+  assert not opened.fits(params, "d")
 
 
 def test_damage_is_told(made, tmp_path):

@@ -81,6 +81,27 @@ def test_a_loss_takes_the_temperatures_of_its_step():
   )
 
 
+def test_both_temperatures_follow_their_schedules_and_stay_positive():
+  both = objective.ListwiseKL(
+    objective_test.Dot(),
+    tau=temperature.Schedule(1.0, 1e-30, 7, "linear"),
+    rationale_tau=temperature.Schedule(1e-3, 50.0, 9),
+  )
+  batches = objective.scheduled(both, Same())
+  for step in (0, 3, 6, 7, 8, 9, 10_000):
+    batch = batches(step)
+    for name, schedule in both.temperatures.items():
+      assert batch[name].dtype == np.float32
+      assert (batch[name] > 0).all()
+      np.testing.assert_allclose(batch[name], schedule(step), rtol=1e-6)
+  batch = objective_test.make_batch()
+  params = objective_test.nn.unbox(both.init(jax.random.key(0), batch))
+  loss = jax.jit(lambda batch: both.loss(params, batch, None).total)
+  ones = np.ones(6, np.float32)
+  by_target = [float(loss(batch | {"tau": ones, "rationale_tau": tau * ones})) for tau in (1, 5)]
+  assert abs(by_target[0] - by_target[1]) > 0.01  # the target's is heard as well
+
+
 def test_without_a_schedule_batches_stay_as_they_are():
   batches = Same()
   assert objective.scheduled(objective_test.OBJECTIVES[0], batches) is batches
