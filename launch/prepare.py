@@ -15,15 +15,19 @@ if __name__ == "__main__":  # run the module gin can import, with the project's 
 
   sys.exit(config.launch("prepare", __doc__ or ""))
 
-import hashlib
+import collections
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from kard_jax import questions as questions_lib
+from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.core.provenance import Stage
 from kard_jax.questions import Question
-from tasks import registry, vocabularies
+from tasks import registry, splitting, vocabularies
+from tasks.question_rows import Splits
+from tasks.workdir import SPLITS
 
 
 def prepare(
@@ -36,47 +40,95 @@ def prepare(
   test_questions: int = 0,
   train_questions: int | None = None,
 ) -> None:
-  """Writes `questions/<split>.jsonl` and, for a size above 0, `vocabulary/sentencepiece.model`.
+  """Writes `questions/<split>.jsonl`, `prepared.json`, and perhaps a vocabulary.
+
+  No question stands in two splits: what does is left out of train (or, if it is in test, of
+  validation). `prepared.json` counts what was read, left out (and why, row by row), held out and
+  written.
 
   Args:
     stage: the work directory and the record.
     dataset: what to read.
     vocabulary_size: pieces of a SentencePiece vocabulary trained on the passages and the training
-      questions; 0 trains none (the dataset brings its own).
+      questions, `vocabulary/sentencepiece.model`; 0 trains none (the dataset brings its own).
     held_out: the share of training questions that become validation questions where the dataset has
       none; they are drawn by a hash of the id, so the same ones each time.
     held_out_at_most: at most so many.
-    test_questions: so many training questions become test questions instead, where the dataset has
-      none: unlike those of a release, they may have a teacher's rationales, and so silver passages.
+    test_questions: so many training questions become the test questions, in place of the dataset's:
+      unlike those of a release, they may have a teacher's rationales, and so silver passages.
     train_questions: at most so many training questions are kept; they are among those of a larger
       number. The vocabulary is of all, so that it is the same one.
 
   Raises:
     InputError: as `Dataset.read_questions` and `read_passages`; little text for the vocabulary;
-      more test questions than there are, or test questions that the dataset has already.
+      more test questions than there are.
   """
   stage.reads_outside(dataset.inputs())
-  splits = dataset.read_questions()
+  read = dataset.read_questions()
+  splits = splitting.without_repeats(read)
   if "validation" not in splits:
     count = min(held_out_at_most, int(held_out * len(splits["train"])))
     splits = _hold_out(splits, "validation", count)
-  if test_questions and "test" in splits:
-    raise InputError(
-      f"TEST_QUESTIONS = {test_questions}: {dataset.name} has {len(splits['test'])} test questions "
-      "already; set it to 0"
-    )
-  splits = _hold_out(splits, "test", test_questions)
+  if test_questions:
+    splits = _hold_out(splits, "test", test_questions)
   all_training = splits["train"]
-  if train_questions is not None:
-    splits |= {"train": _first(all_training, train_questions)}
+  if train_questions is not None and train_questions < len(all_training):
+    splits["train"] = splitting.first(all_training, train_questions)
+    splits.notes.append(f"{train_questions:,} of {len(all_training):,} training questions are kept")
   for split, rows in splits.items():
     questions_lib.write(stage.writes(f"questions/{split}.jsonl"), rows)
-    print(f"{len(rows):>7,} {split} questions", flush=True)
+  counted = _counts(dataset, read, splits)
+  files.write_json(stage.writes("prepared.json"), counted)
+  _show(counted)
   if vocabulary_size:
     path = stage.writes("vocabulary/sentencepiece.model")
     texts = _texts(dataset, all_training)
     size = vocabularies.train_sentencepiece(texts, path, vocabulary_size, model_type="bpe")
     print(f"{size:>7,} pieces in the vocabulary", flush=True)
+
+
+def _hold_out(splits: Splits, split: str, count: int) -> Splits:
+  """Makes some of the training questions those of another split."""
+  train = splits["train"]
+  if count >= len(train):
+    raise InputError(f"{count} {split} questions cannot come from {len(train)} training questions")
+  stay, chosen = splitting.hold_out(train, count)
+  if not chosen:
+    return splits
+  notes = [*splits.notes, f"{len(chosen):,} of the training questions are held out for {split}"]
+  if split in splits:
+    notes.append(f"the dataset's own {len(splits[split]):,} {split} questions are not used")
+  return Splits(splits | {"train": stay, split: chosen}, splits.rejected, notes)
+
+
+def _counts(dataset: registry.Dataset, read: Splits, written: Splits) -> dict[str, Any]:
+  """What `prepared.json` says."""
+  left_out = collections.Counter(row.split for row in written.rejected)
+  damaged = collections.Counter(row.split for row in read.rejected)
+  published = dict(dataset.published)
+  return {
+    "dataset": dataset.name,
+    "splits": {
+      split: {
+        "rows": len(read.get(split, ())) + damaged[split],
+        "questions": len(read.get(split, ())),
+        "left out": left_out[split],
+        "written": len(written.get(split, ())),
+        "published": published.get(split),
+      }
+      for split in SPLITS
+    },
+    "options": {
+      str(size): count
+      for size, count in sorted(
+        collections.Counter(len(q.options) for some in written.values() for q in some).items()
+      )
+    },
+    "rejected": dict(collections.Counter(row.reason for row in written.rejected).most_common()),
+    "repeats": splitting.repeats(written),
+    "notes": list(written.notes),
+    "rejected rows": [row._asdict() for row in written.rejected],
+  }
 
 
 def _texts(dataset: registry.Dataset, train: Sequence[Question]) -> Iterator[str]:
@@ -93,26 +145,22 @@ def _texts(dataset: registry.Dataset, train: Sequence[Question]) -> Iterator[str
     yield dataset.prompts.passage_text(passage)
 
 
-def _hold_out(
-  splits: Mapping[str, list[Question]], split: str, count: int
-) -> dict[str, list[Question]]:
-  """Makes some of the training questions those of another split."""
-  train = splits["train"]
-  if count >= len(train):
-    raise InputError(f"{count} {split} questions cannot come from {len(train)} training questions")
-  chosen = {q.id for q in _first(train, count)}
-  if not chosen:
-    return dict(splits)
-  print(f"{count:>7,} of the training questions are held out for {split}", flush=True)
-  return {
-    **splits,
-    "train": [q for q in train if q.id not in chosen],
-    split: [q for q in train if q.id in chosen],
-  }
-
-
-def _first(questions: Sequence[Question], count: int) -> list[Question]:
-  """The same ones each time, whichever others there are: by a hash of the id; in their order."""
-  by_hash = sorted(questions, key=lambda q: hashlib.sha256(q.id.encode()).hexdigest())
-  chosen = {q.id for q in by_hash[:count]}
-  return [q for q in questions if q.id in chosen]
+def _show(counted: dict[str, Any]) -> None:
+  for split, row in counted["splits"].items():
+    if not row["written"]:
+      continue
+    published = row["published"]
+    told = ""
+    if published is not None:
+      as_published = row["questions"] == published
+      told = ", as published" if as_published else f" ({row['questions']:,} read)"
+      told += "" if as_published else f"; {published:,} were published"
+    print(f"{row['written']:>7,} {split} questions{told}", flush=True)
+  for reason, count in counted["rejected"].items():
+    print(f"{count:>7,} rows are left out: {reason}", flush=True)
+  for what, count in counted["repeats"].items():
+    total = sum(count.values()) if isinstance(count, dict) else count
+    if total:
+      print(f"{total:>7,} questions repeat another, {what}: they stay", flush=True)
+  for note in counted["notes"]:
+    print(f"        {note}", flush=True)

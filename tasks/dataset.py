@@ -17,9 +17,11 @@ from kard_jax.exemplars import Exemplar
 from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 from kard_jax.retrieval import passages as passages_lib
+from kard_jax.retrieval import readers
 from kard_jax.retrieval.passages import Passage
 from kard_jax.teacher import Teacher
-from tasks import vocabularies
+from tasks import tfds_datasets, vocabularies, wikipedia
+from tasks.question_rows import Splits
 from tasks.vocabularies import Vocabulary
 from tasks.workdir import SPLITS, Workdir
 
@@ -33,6 +35,7 @@ STUDENT_KINDS: Mapping[str, tuple[bool, str | None]] = {
 # The same text with spans hidden, for T5, and as it is, for a decoder-only student.
 DAPT_KINDS = ("dapt", "dapt_lm")
 KINDS = (*STUDENT_KINDS, *DAPT_KINDS, "rerank")
+KNOWLEDGE_WORDS = 100  # in a passage of an encyclopedia's article (DPR's)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # of a model, such as google/flan-t5-base
 
 QuestionsOf = Callable[[int, str | None], Mapping[str, Sequence[Question]]]
@@ -56,10 +59,11 @@ class Dataset:
 
   Attributes:
     name: of the dataset.
-    questions, passages, teacher, prompts, exemplars: as registered.
+    questions, passages, teacher, prompts, exemplars, published: as registered.
     vocabulary_path, extra_ids, passages_in_prompt: as registered.
     seed, source: what functions are called with; `registry.load` sets them.
     module: the file that registers the dataset, where it was loaded from one.
+    knowledge: passages that stand for the dataset's own; `registry.load` sets it.
     place: where the files are; `locate` sets it.
   """
 
@@ -69,12 +73,14 @@ class Dataset:
   teacher: PathLike | TeacherOf | None = None
   prompts: Prompts = Prompts()
   exemplars: tuple[Exemplar, ...] = ()
+  published: tuple[tuple[str, int], ...] = ()
   vocabulary_path: PathLike = "vocabulary/sentencepiece.model"
   extra_ids: int = 0
   passages_in_prompt: int = 1
   seed: int = dataclasses.field(default=0, compare=False)
   source: str | None = dataclasses.field(default=None, compare=False)
   module: str | None = dataclasses.field(default=None, compare=False)
+  knowledge: str | None = dataclasses.field(default=None, compare=False)
   place: Place = dataclasses.field(default_factory=Place, compare=False)
 
   def locate(self, workdir: PathLike) -> Dataset:
@@ -184,16 +190,24 @@ class Dataset:
     """The files and folders outside the work directory that the dataset is made of, code too."""
     paths: list[epath.Path] = [] if self.module is None else [epath.Path(self.module)]
     if callable(self.questions):
-      paths += [epath.Path(self.source)] if self.source is not None else []
+      if tfds_datasets.is_named(self.source):
+        paths.append(tfds_datasets.record(str(self.source)))
+      elif self.source is not None:
+        paths.append(epath.Path(self.source))
     else:
       paths += self._question_files().values()
-    for part in (self.passages, self.teacher):
+    if self.knowledge is not None:
+      named = tfds_datasets.is_named(self.knowledge)
+      paths.append(tfds_datasets.record(self.knowledge) if named else epath.Path(self.knowledge))
+    for part in (self.passages if self.knowledge is None else None, self.teacher):
       if part is not None and not callable(part):
         paths.append(epath.Path(part))
     return paths
 
-  def read_questions(self) -> dict[str, list[Question]]:
-    """The questions by split.
+  def read_questions(self) -> Splits:
+    """The questions by split, with what was left out of them.
+
+    With another knowledge base they name no gold passages.
 
     Raises:
       InputError: a split that is not train, validation or test, none for training, one without
@@ -219,7 +233,15 @@ class Dataset:
     if "train" not in splits:
       where = "" if callable(self.questions) else f": {epath.Path(self.questions)}/train.jsonl"
       raise InputError(f"{self.name}: there are no training questions{where}")
-    return {split: list(splits[split]) for split in SPLITS if split in splits}
+    order = {split: list(splits[split]) for split in SPLITS if split in splits}
+    if self.knowledge is not None:
+      order = {
+        split: [dataclasses.replace(question, gold=()) for question in some]
+        for split, some in order.items()
+      }
+    if isinstance(splits, Splits):
+      return Splits(order, splits.rejected, splits.notes)
+    return Splits(order)
 
   def read_passages(self) -> Iterator[Passage]:
     """The knowledge base.
@@ -227,6 +249,8 @@ class Dataset:
     Raises:
       InputError: as `kard_jax.retrieval.passages.read`.
     """
+    if self.knowledge is not None:
+      return _knowledge(self.knowledge)
     if callable(self.passages):
       return iter(self.passages(self.seed, self.source))
     return passages_lib.read(self.passages)
@@ -253,6 +277,12 @@ class Dataset:
     folder = epath.Path(self.questions)
     paths = {split: folder / f"{split}.jsonl" for split in SPLITS}
     return {split: path for split, path in paths.items() if path.exists()}
+
+
+def _knowledge(source: str) -> Iterator[Passage]:
+  if tfds_datasets.is_named(source):
+    return wikipedia.read(source, words=KNOWLEDGE_WORDS)
+  return readers.open_corpus(source)
 
 
 def _is_absolute(path: PathLike) -> bool:

@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from kard_jax import questions as questions_lib
 from kard_jax.core import files
 from kard_jax.core.files import InputError
-from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 from kard_jax.retrieval.passages import Passage
-from tasks import registry
+from tasks import question_rows, registry
 from tasks.dataset import Reciter
 from tasks.exemplars import STRATEGYQA
+from tasks.question_rows import YES_NO, Rejected
+from tasks.releases import Release
+from tasks.strategyqa import PROMPTS
 
-PROMPTS = Prompts(query="{question}")  # yes and no find nothing
 HELD_OUT = {"test": 0.3, "validation": 0.1}  # shares of the questions
 
 _SPACES = "kard_search_spaces/spaces.jsonl.gz"
@@ -151,22 +151,11 @@ def spaces(source: str | None) -> list[Space]:
 
 
 def _all_questions(folder: epath.Path) -> dict[str, Question]:
-  path = folder / _QUESTIONS
-  result = {}
-  for line, row in files.read_jsonl(path):
-    where = f"{path}:{line}"
-    options = [_field(row, f"ending{i}", where) for i in range(2)]
-    question = questions_lib.parse(
-      {
-        "id": _field(row, "id", where),
-        "question": _field(row, "sent1", where),
-        "options": options,
-        "label": _field(row, "label", where),
-      },
-      where,
-    )
-    result[question.id] = question
-  return result
+  release, rejected = Release(folder / _QUESTIONS), list[Rejected]()
+  found = question_rows.read(release.rows(""), "train", rejected, options=YES_NO)
+  if rejected:  # rows are counted, so none may be left out
+    raise InputError(f"{rejected[0].where}: {rejected[0].detail}")
+  return {question.id: question for question in found}
 
 
 def _scored(pairs: Any, where: str) -> list[tuple[str, float]]:

@@ -14,7 +14,7 @@ import importlib.util
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -49,6 +49,7 @@ def register(
   teacher: PathLike | TeacherOf | None = None,
   prompts: Prompts = Prompts(),
   exemplars: Sequence[Exemplar] = (),
+  published: Mapping[str, int] = {},
   vocabulary: PathLike = "vocabulary/sentencepiece.model",
   extra_ids: int = 0,
   k: int = 1,
@@ -66,6 +67,7 @@ def register(
     teacher: a function that gives a teacher, or the path of a rationales.jsonl.
     prompts: the templates.
     exemplars: solved examples, for the prompts of a teacher, a judge and the few-shot baselines.
+    published: questions by split as the release's paper counts them, to compare with.
     vocabulary: a SentencePiece model, tokenizer.json or folder of a Hugging Face model, in the work
       directory unless absolute.
     extra_ids: sentinels behind a SentencePiece model's pieces (T5's own: 100).
@@ -90,6 +92,7 @@ def register(
     teacher,
     prompts,
     tuple(exemplars),
+    tuple(published.items()),
     vocabulary,
     extra_ids,
     k,
@@ -132,6 +135,7 @@ def load(
   seed: int = 0,
   vocabulary: PathLike | None = None,
   k: int | None = None,
+  knowledge: str | None = None,
 ) -> Dataset:
   """Imports the module that registers a dataset, and gives the dataset; the way in for gin.
 
@@ -139,11 +143,15 @@ def load(
     name: of the dataset.
     module: a Python file, or a module's name; by default `tasks.<name>`, unless the dataset is
       registered already.
-    source: the folder of its raw files, for functions that read them.
+    source: the folder of its raw files, for functions that read them; for some an archive of it, or
+      a name of TensorFlow Datasets (`tfds:openbookqa`).
     seed: for functions that make something up.
     vocabulary: another than the registered one: a SentencePiece model, a tokenizer.json, a Hugging
       Face model's folder, or its name on the Hub.
     k: another number of passages in a prompt than the registered one.
+    knowledge: another knowledge base: a file or folder as `readers.open_corpus` takes it, or a name
+      of TensorFlow Datasets with the feature "text", which is cut into blocks of a hundred words.
+      Questions name no gold passages then.
 
   Raises:
     InputError: no such module, or it does not register the name.
@@ -157,7 +165,9 @@ def load(
     there = ", ".join(names())
     raise InputError(f"{module} does not register {name!r}; registered are: {there or 'none'}")
   file = module if module is not None and module.endswith(".py") else None
-  dataset = dataclasses.replace(get(name), source=source, seed=seed, module=file)
+  dataset = dataclasses.replace(
+    get(name), source=source, seed=seed, module=file, knowledge=knowledge
+  )
   dataset.use(vocabulary, k)
   return dataset
 

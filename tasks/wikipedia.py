@@ -8,7 +8,7 @@ has to be prepared first, with the `tfds` command.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -16,8 +16,9 @@ import tensorflow_datasets as tfds
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.retrieval.passages import Passage
 from kard_jax.retrieval.readers import cut
+from tasks import tfds_datasets
 
-PREFIX = "tfds:"
+PREFIX = tfds_datasets.PREFIX
 _MARKER = re.compile(r"\s*_START_(ARTICLE|SECTION|PARAGRAPH)_\s*")
 
 
@@ -51,7 +52,7 @@ def read(
   """
   if words is not None and words < 1:
     raise InputError(f"words: at least 1, not {words}")
-  builder = _builder(source, data_dir)
+  builder = tfds_datasets.builder(source, ("text",), data_dir)
   parts = _parts(builder, source, split)
   articles = _articles(builder, parts)
   return articles if words is None else cut(articles, words, fill=fill)
@@ -63,28 +64,9 @@ def fingerprint(source: str, data_dir: PathLike | None = None) -> dict[str, Any]
   Raises:
     InputError: as `read`.
   """
-  builder = _builder(source, data_dir)
+  builder = tfds_datasets.builder(source, ("text",), data_dir)
   sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
   return {"name": builder.info.full_name, "data_path": str(builder.data_path), "splits": sizes}
-
-
-def _builder(source: str, data_dir: PathLike | None) -> tfds.core.DatasetBuilder:
-  name = source.removeprefix(PREFIX)
-  try:
-    builder = tfds.builder(name, data_dir=data_dir)
-  except (ValueError, AssertionError, ImportError) as error:  # TFDS lists all that it knows
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise InputError(f"{source}: TFDS has no such dataset ({reason})") from None
-  if not builder.is_prepared():
-    flag = "" if data_dir is None else f" --data_dir={data_dir}"
-    raise InputError(
-      f"{source}: not prepared in {builder.data_path}; nothing is downloaded here. Run"
-      f" `tfds build {name}{flag}`, or say with --data_dir where it is"
-    )
-  if "text" not in builder.info.features:
-    there = ", ".join(sorted(builder.info.features))
-    raise InputError(f"{source}: it has no feature 'text', but {there}")
-  return builder
 
 
 def _parts(
@@ -117,25 +99,12 @@ def _articles(builder: tfds.core.DatasetBuilder, parts: list[tuple[int, Any]]) -
   config = builder.builder_config.name if builder.builder_config else builder.name
   marked = builder.name == "wiki40b"
   for first, part in parts:
-    for number, example in enumerate(_examples(builder, part), first):
+    for number, example in enumerate(tfds_datasets.examples(builder, part), first):
       title, text = example.get("title", b"").decode(), example["text"].decode()
       if marked:
         title, text = _unmark(text)
       if text and not text.isspace():
         yield Passage(f"{config}-{number}", title.strip(), text.strip())
-
-
-def _examples(builder: tfds.core.DatasetBuilder, part: Any) -> Iterator[Mapping[str, Any]]:
-  """Examples in the order in which they lie, a few at a time in memory."""
-  if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
-    yield from builder.as_data_source(split=part)
-    return
-  from tasks import tensorflow_setup  # ArrayRecord is read without TensorFlow
-
-  tensorflow_setup.leave_accelerators_alone()
-  config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-  dataset = builder.as_dataset(split=part, shuffle_files=False, read_config=config)
-  yield from tfds.as_numpy(dataset)
 
 
 def _unmark(text: str) -> tuple[str, str]:

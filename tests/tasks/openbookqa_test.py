@@ -1,9 +1,12 @@
 """OpenBookQA: its files as they are, with the quirks that real ones have."""
 
+import csv
 import json
 import logging
+import shutil
 
 import pytest
+import tensorflow_datasets as tfds
 
 from kard_jax.core import files
 from kard_jax.core.files import InputError
@@ -38,6 +41,7 @@ def source(tmp_path):
 
   plain = tmp_path / "teacher_train.jsonl"
   (tmp_path / "teacher_train.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+  plain.unlink()
   return tmp_path
 
 
@@ -85,15 +89,15 @@ def _gzipped(path, rows):
 
 def test_files_that_do_not_fit(source):
   _gzipped(source / "teacher_train.jsonl.gz", [{"index": 0, "completions": []}])
-  with pytest.raises(InputError, match="1 rows for the 3 questions"):
+  with pytest.raises(InputError, match="1 rows for 3 training questions"):
     openbookqa.teacher(0, str(source))
   _gzipped(source / "teacher_train.jsonl.gz", [{"index": 1, "completions": []}])
   with pytest.raises(InputError, match=r"gz:1: .* row 0 of 3 is wanted, not 1"):
     openbookqa.teacher(0, str(source))
   for change, message in [
     ({"answerKey": "E"}, "the answer 'E' is none of"),
-    ({"question": {"stem": "x"}}, '"choices" is missing'),
-    ({"question": "x"}, '"choices" is missing'),
+    ({"question": {"stem": "x"}}, "no options under"),
+    ({"question": "x"}, "no options under"),
   ]:
     files.write_jsonl(source / "dev_complete.jsonl", [_row("8-1", "x") | change])
     with pytest.raises(InputError, match=rf"dev_complete.jsonl:1: .*{message}"):
@@ -102,7 +106,8 @@ def test_files_that_do_not_fit(source):
   with pytest.raises(InputError, match=r"crowdsourced-facts.txt: there is no fact"):
     list(openbookqa.passages(0, str(source)))
   (source / "openbook.txt").unlink()
-  with pytest.raises(InputError, match=r"openbook.txt: no such file"):
+  (source / "crowdsourced-facts.txt").unlink()
+  with pytest.raises(InputError, match=r"openbook.txt: no such file.*gin: KNOWLEDGE"):
     list(openbookqa.passages(0, str(source)))
   with pytest.raises(InputError, match="gin: SOURCE"):
     openbookqa.questions(0, None)
@@ -142,3 +147,83 @@ def test_the_real_files(shared_data):
   assert teacher(splits["train"][0], 2)[1].startswith(
     "We refer to basic knowledge about the effects of sun"
   )
+
+
+def _archive(folder, source):
+  """The release as it is published: both versions, in one archive."""
+  inside = folder / "OpenBookQA-V1-Sep2018" / "Data"
+  (inside / "Main").mkdir(parents=True)
+  (inside / "Additional").mkdir()
+  for name in ("train", "dev", "test"):
+    more = {"humanScore": "1.00", "clarity": "2.00", "turkIdAnonymized": "t"}
+    rows = [_row(f"{name}-{i}", "A bee is a pollinator") | more for i in range(3)]
+    files.write_jsonl(inside / "Additional" / f"{name}_complete.jsonl", rows)
+    main = [{key: value for key, value in row.items() if key != "fact1"} for row in rows]
+    files.write_jsonl(inside / "Main" / f"{name}.jsonl", main)
+  shutil.copy(source / "openbook.txt", inside / "Main")
+  shutil.copy(source / "crowdsourced-facts.txt", inside / "Additional")
+  return shutil.make_archive(folder / "OpenBookQA-V1-Sep2018", "zip", folder)
+
+
+def test_the_archive_and_its_main_version(source, tmp_path):
+  folder = tmp_path / "release"
+  folder.mkdir()
+  archive = _archive(folder, source)
+  for place in (archive, str(folder / "OpenBookQA-V1-Sep2018")):
+    splits = openbookqa.questions(0, place)
+    assert {split: len(some) for split, some in splits.items()} == {
+      "train": 3, "validation": 3, "test": 3,
+    }  # fmt: skip
+    assert splits["test"][0].gold == ("openbook/1",)
+    assert len(list(openbookqa.passages(0, place))) == 4
+  main = openbookqa.questions(0, str(folder / "OpenBookQA-V1-Sep2018/Data/Main"))
+  assert main["train"][0].gold == ()
+  assert [q.question for q in main["test"]] == [q.question for q in splits["test"]]
+  assert openbookqa.match(main["train"]) == (0, 0, ())
+
+
+def test_the_form_of_kards_code(tmp_path):
+  rows = [
+    {"sent1": "Bees are", "ending0": "birds", "ending1": "insects", "ending2": "", "ending3": "",
+     "label": label}
+    for label in ("1", "", "7")
+  ]  # fmt: skip
+  with (tmp_path / "train.csv").open("w", newline="", encoding="utf-8-sig") as file:
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+  (tmp_path / "test.json").write_text(json.dumps([rows[0] | {"label": 0, "id": "mine"}]))
+  splits = openbookqa.questions(0, str(tmp_path))
+  (question,) = splits["train"]
+  assert (question.id, question.options, question.label) == ("train-00000", ("birds", "insects"), 1)
+  assert splits["test"][0].id == "mine"
+  assert [(row.split, row.reason) for row in splits.rejected] == [
+    ("train", "no label"), ("train", "the label names no option"),
+  ]  # fmt: skip
+  assert splits.rejected[1].where.endswith("train.csv:4")
+
+
+def test_tfds_by_name(source, tmp_path, monkeypatch):
+  """TFDS's own builder prepares a small release, as `tfds build` does the published one."""
+  folder = tmp_path / "download"
+  folder.mkdir()
+  _archive(folder, source)
+  monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda *_: str(folder))
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+  monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+  with pytest.raises(InputError, match=r"tfds:openbookqa: not prepared .*`tfds build openbookqa`"):
+    openbookqa.questions(0, "tfds:openbookqa")
+  tfds.builder("openbookqa", data_dir=tmp_path / "tfds").download_and_prepare()
+  dataset = registry.load("openbookqa", source="tfds:openbookqa")
+  splits = dataset.read_questions()
+  assert {split: len(some) for split, some in splits.items()} == {
+    "train": 3, "validation": 3, "test": 3,
+  }  # fmt: skip
+  question = splits["test"][0]
+  assert (question.label, question.options[1]) == (1, "choice B")
+  (fact,) = dataset.read_passages()
+  assert question.gold == (fact.id,)
+  assert fact.text == "A bee is a pollinator"
+  assert [path.name for path in dataset.inputs()] == ["dataset_info.json"]
+  with pytest.raises(InputError, match="TFDS has no rationales"):
+    dataset.make_teacher()
