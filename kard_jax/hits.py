@@ -40,7 +40,8 @@ def retrieval(
   """The figures of each ranking; for the arguments see `scorecard.make`.
 
   Returns:
-    name -> `{"hit@k": fraction, "intervals": {"hit@k": [low, high]}, "n", "reference", "before"}`.
+    name -> `{"hit@k": fraction, "intervals": {"hit@k": [low, high]}, "n", "reference", "source",
+    "before"}`.
     Intervals (Wilson) are of one query a question; those of rationales, several a question and so
     not independent, are absent. `before` has the hits and intervals of the same queries before a
     reranker put the candidates in order: None where the rows of a reranker do not record that,
@@ -73,7 +74,7 @@ def retrieval(
       if name == "reranker" or _reranked(rows):
         found["before"] = _before(rows, wanted)
     if found["n"]:
-      card[name] = found | {"reference": reference}
+      card[name] = found | {"reference": reference, "source": source}
   return card
 
 

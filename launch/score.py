@@ -83,10 +83,11 @@ def score(
   silver_questions = questions
   if rationale_split:
     silver_questions = questions_lib.read(stage.reads(f"questions/{rationale_split}.jsonl"))
+  silver_rows = scorecard.read_silver(stage.reads("silver.jsonl")) if predictions else []
   card = scorecard.make(
     questions,
     predictions,
-    silver=scorecard.read_silver(stage.reads("silver.jsonl")) if predictions else (),
+    silver=silver_rows,
     silver_questions=silver_questions,
     silver_depth=silver,
     reranking=reranking,
@@ -99,5 +100,10 @@ def score(
   folder = stage.writes("scorecard")
   files.write_json(folder / "scorecard.json", card)
   report.write(
-    folder / "report.html", card, questions, predictions, lambda id: passages[passages.position(id)]
+    folder / "report.html",
+    card,
+    questions,
+    predictions,
+    lambda id: passages[passages.position(id)],
+    silver=silver_rows,
   )

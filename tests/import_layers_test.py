@@ -11,7 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # launch -> tasks -> the method -> convert -> its parts -> core: an arrow points to what may be
 # imported. `convert` knows the networks of `student` and `reranker`; these know nothing of it.
-SCORES = {"statistics", "measures", "hits", "ranking", "scorecard", "scorecard_table", "report"}
+FIGURES = {"statistics", "measures", "hits", "ranking", "scorecard"}
+SCORES = FIGURES | {"scorecard_table", "report", "report_data"}
 ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
 METHOD = {"teacher", "judge", "silver", "answer"} | ENDPOINT | SCORES
 PARTS = {"retrieval", "student", "reranker"}

@@ -10,7 +10,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from kard_jax import ranking, report, scorecard, scorecard_table, statistics
+from kard_jax import ranking, report, report_data, scorecard, scorecard_table, statistics
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.questions import Question
@@ -338,7 +338,7 @@ def test_rankings_alone_make_a_score_card():
   assert "Random order" in shown
   assert "Accuracy" not in shown
   assert max(map(len, shown.splitlines())) <= 80
-  page = report.render(card, questions, {})
+  page = report.render([report_data.Run("rankings", card, questions, {})])
   assert '"reranking":[{"reference":"rationale","lists":8' in page
   with pytest.raises(InputError, match="or ranked lists"):
     scorecard.make(questions, {})
