@@ -1,22 +1,27 @@
 """Answering: retrieve, rerank, generate, vote (paper, section 3.3 and its inference setting).
 
 Each step is a plain callable, so every baseline is an argument and none is a branch: without
-`retrieve` this is reasoning distillation, without `rerank` KARD with BM25 alone, and with a
-`retrieve` that looks silver passages up it is the oracle.
+`retrieve` this is reasoning distillation, without `rerank` KARD with BM25 alone, with a `retrieve`
+that looks silver passages up it is the oracle, and with a `compose` that puts solved examples
+before the question it is few-shot prompting.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from kard_jax.compose import Compose, Prompt, as_trained
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 from kard_jax.retrieval.passages import Passage
+
+T = TypeVar("T")
 
 RECORDED = 10  # passages that a row names, if so many were found: what hit@10 needs
 
@@ -40,12 +45,12 @@ class Written(NamedTuple):
 
   Attributes:
     text: a rationale and an answer.
-    log_prob: of all its tokens and its end, natural, under the student itself.
+    log_prob: of all its tokens and its end, natural, under the student itself; None: not known.
     tokens: how many these are.
   """
 
   text: str
-  log_prob: float
+  log_prob: float | None
   tokens: int
 
 
@@ -60,6 +65,7 @@ def answer(
   retrieve: Retrieve | None,
   rerank: Rerank | None,
   generate: Generate,
+  compose: Compose | None = None,
   candidates: int = 100,
   passages: int = 1,
   samples: int = 5,
@@ -75,6 +81,7 @@ def answer(
     retrieve: finds passages; None answers without knowledge.
     rerank: puts the candidates in a better order; None keeps the retriever's.
     generate: the student.
+    compose: writes the prompts; None takes those that students are trained with.
     candidates: how many passages the reranker sees (the paper's kappa*).
     passages: how many of the best stand in the prompt (the paper's k*); all of them where fewer
       were found, none where none was.
@@ -83,9 +90,12 @@ def answer(
 
   Yields:
     `{"question_id", "passages": [ids in the prompt], "retrieved": [{"id", "score"}], "samples":
-    [{"rationale", "answer", "log_prob", "tokens"}], "answer", "label"}`. What was retrieved stands
-    in the order that was used; an answer is the position of an option, or None where none is
-    stated. A sample's score is there if `generate` gave one.
+    [{"rationale", "answer", "log_prob", "tokens"}], "answer", "label", "seconds"}`. What was
+    retrieved stands in the order that was used; an answer is the position of an option, or None
+    where none is stated. `seconds` is a question's share of the time that its batch took. Where
+    they are known, also `retrieved_before`, the retriever's own order (with a reranker);
+    `prompt_tokens` that were read and `cut_tokens` that the limit took; `exemplars`, how many
+    solved examples stood in the prompt; and a sample's `log_prob` and `tokens`.
 
   Raises:
     InputError: a number that cannot be meant, or a reranker without a retriever. At the call.
@@ -109,26 +119,34 @@ def answer(
 
   depth = max(passages, RECORDED)
 
+  compose = compose or as_trained(prompts)
+
   def answer_batch(chunk: list[Question]) -> Iterator[dict[str, Any]]:
+    started = time.perf_counter()
     rankings: Sequence[Sequence[Scored]] = [[]] * len(chunk)
     if retrieve is not None:
       rankings = _full(retrieve(chunk, candidates if rerank else depth), len(chunk), "retrieve")
+    before = rankings
     if rerank is not None:
       rankings = _full(rerank(chunk, rankings), len(chunk), "rerank")
     shown = [[scored.passage for scored in ranking[:passages]] for ranking in rankings]
-    texts = [prompts.student_input(q, found) for q, found in zip(chunk, shown, strict=True)]
-    drawn = _full(generate(texts, samples), len(chunk), "generate")
-    for q, ranking, found, outputs in zip(chunk, rankings, shown, drawn, strict=True):
+    composed: Sequence[Prompt] = _full(compose(chunk, shown), len(chunk), "compose")
+    drawn = _full(generate([prompt.text for prompt in composed], samples), len(chunk), "generate")
+    seconds = round((time.perf_counter() - started) / len(chunk), 4)
+    for i, (q, outputs) in enumerate(zip(chunk, drawn, strict=True)):
       if len(outputs) != samples:
         raise ValueError(f"generate gave {len(outputs)} samples for question {q.id!r}: {samples=}")
       rows = [_sample(prompts, q, output) for output in outputs]
       yield {
         "question_id": q.id,
-        "passages": [passage.id for passage in found],
-        "retrieved": [{"id": s.passage.id, "score": float(s.score)} for s in ranking[:depth]],
+        "passages": [passage.id for passage in shown[i]],
+        "retrieved": _listed(rankings[i], depth),
+        **({"retrieved_before": _listed(before[i], depth)} if rerank is not None else {}),
+        **_read(composed[i]),
         "samples": rows,
         "answer": vote([row["answer"] for row in rows]),
         "label": q.label,
+        "seconds": seconds,
       }
 
   remaining = iter(questions)
@@ -136,12 +154,22 @@ def answer(
   return itertools.chain.from_iterable(map(answer_batch, chunks))
 
 
+def _listed(ranking: Sequence[Scored], depth: int) -> list[dict[str, Any]]:
+  return [{"id": some.passage.id, "score": float(some.score)} for some in ranking[:depth]]
+
+
+def _read(prompt: Prompt) -> dict[str, int]:
+  counts = {"prompt_tokens": prompt.tokens, "cut_tokens": prompt.cut, "exemplars": prompt.exemplars}
+  return {name: count for name, count in counts.items() if count is not None}
+
+
 def _sample(prompts: Prompts, question: Question, output: str | Written) -> dict[str, Any]:
   text = output.text if isinstance(output, Written) else output
   parsed = prompts.parse(text, question.options)
   row: dict[str, Any] = {"rationale": parsed.rationale, "answer": parsed.answer}
   if isinstance(output, Written):
-    row |= {"log_prob": round(output.log_prob, 4), "tokens": output.tokens}
+    known = {} if output.log_prob is None else {"log_prob": round(output.log_prob, 4)}
+    row |= known | {"tokens": output.tokens}
   return row
 
 
@@ -158,7 +186,7 @@ def vote(answers: Sequence[int | None]) -> int | None:
   return max(counts, key=counts.__getitem__, default=None)  # the first of the largest
 
 
-def _full(lists: Sequence[Sequence[Any]], wanted: int, name: str) -> Sequence[Sequence[Any]]:
+def _full(lists: Sequence[T], wanted: int, name: str) -> Sequence[T]:
   if len(lists) != wanted:
     raise ValueError(f"{name} returned {len(lists)} lists for {wanted} questions")
   return lists

@@ -18,27 +18,32 @@ if __name__ == "__main__":  # run the module gin can import, with the project's 
   sys.exit(config.launch("answer", __doc__ or ""))
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
-from etils import epath
 
 from kard_jax import answer as answer_lib
+from kard_jax import asking, scorecard
+from kard_jax import compose as compose_lib
 from kard_jax import questions as questions_lib
-from kard_jax import scorecard
 from kard_jax.answer import Generate, Rerank, Retrieve, Scored, Written
+from kard_jax.compose import Compose, Reader
 from kard_jax.convert import initial
 from kard_jax.core import decode, files, progress, streaming
+from kard_jax.core.files import InputError
 from kard_jax.core.objective import Params
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.provenance import Stage
+from kard_jax.endpoint import Endpoint
 from kard_jax.questions import Question
 from kard_jax.reranker import score as reranker_score
 from kard_jax.retrieval import bm25 as bm25_lib
 from kard_jax.retrieval import index as index_lib
 from kard_jax.retrieval import passages as passages_lib
+from tasks import dataset as dataset_lib
 from tasks import decoder_only, features, registry, vocabularies
 
 
@@ -47,9 +52,10 @@ def answer(
   *,
   dataset: registry.Dataset,
   split: str,
-  student: Student,
+  student: Student | Asked,
   retrieve: Callable[[Stage, registry.Dataset, Sequence[Question]], Retrieve] | None = None,
   rerank: Callable[[Stage, registry.Dataset], Rerank] | None = None,
+  prompt: FewShot | None = None,
   candidates: int = 100,
   passages: int = 1,
   samples: int = 5,
@@ -60,17 +66,16 @@ def answer(
     stage: the work directory and the record.
     dataset: whose questions, prompts and vocabulary.
     split: which questions.
-    student: writes rationales and answers.
+    student: writes rationales and answers; or a model behind an endpoint does.
     retrieve: `bm25` or `silver`, given the stage, the dataset and the questions; None answers
       without knowledge.
     rerank: `neural`; None keeps the retriever's order.
+    prompt: writes the prompts; None takes those that students are trained with.
     candidates: passages that the reranker sees (the paper's kappa*).
     passages: passages in the prompt (the paper's k*).
     samples: rationales that are drawn; their answers vote.
   """
   dataset.locate(stage.workdir)
-  for path in dataset.vocabulary_inputs:
-    stage.reads(path)
   questions = questions_lib.read(stage.reads(f"questions/{split}.jsonl"))
   method = stage.name.removeprefix("answer_")
   output = stage.writes(f"predictions/{method}.jsonl")
@@ -80,6 +85,8 @@ def answer(
     files.write_jsonl(output, ())
     print(f"no passage for any question of {split}: {method} is left out", flush=True)
     return
+  reader = student.reader(dataset)
+  compose = prompt(dataset, reader) if prompt else compose_lib.as_trained(dataset.prompts, reader)
   rows = list(
     answer_lib.answer(
       questions,
@@ -87,6 +94,7 @@ def answer(
       retrieve=retriever,
       rerank=rerank(stage, dataset) if rerank else None,
       generate=student(stage, dataset),
+      compose=compose,
       candidates=candidates,
       passages=passages,
       samples=samples,
@@ -160,6 +168,7 @@ def neural(
   query_length: int,
   passage_length: int,
   checkpoint: str = "best",
+  vocabulary: files.PathLike | None = None,
 ) -> Rerank:
   """Reranks by a trained network; the arguments after the dataset are gin's.
 
@@ -172,15 +181,24 @@ def neural(
     query_length: tokens of a question that are read.
     passage_length: tokens of a passage that are read.
     checkpoint: "best" or "latest".
+    vocabulary: another than the student's: a SentencePiece model, a tokenizer.json, a Hugging Face
+      model's folder, or its name on the Hub.
   """
+  pieces: vocabularies.Vocabulary = dataset.vocabulary
+  if vocabulary is None:
+    _read_vocabulary(stage, dataset)
+  else:
+    path = dataset_lib.find_vocabulary(vocabulary)
+    stage.reads_outside(vocabularies.input_files(path))
+    pieces = vocabularies.Vocabulary(path, dataset.extra_ids)
   query_1xL = np.zeros((1, query_length), np.int32)
   passage_1x1xM = np.zeros((1, 1, passage_length), np.int32)
-  params = _restore(stage.reads(folder), network, partitioner, checkpoint, query_1xL, passage_1x1xM)
+  params = _restore(stage, folder, network, partitioner, checkpoint, query_1xL, passage_1x1xM)
   known: dict[str, np.ndarray] = {}  # candidates recur from question to question
 
   def tokens(texts: Sequence[str], length: int) -> list[np.ndarray]:
-    rows = vocabularies.encode(dataset.vocabulary, texts, length)
-    return [row[row != dataset.vocabulary.pad_id] for row in rows]
+    rows = vocabularies.encode(pieces, texts, length)
+    return [row[row != pieces.pad_id] for row in rows]
 
   def rerank(
     questions: Sequence[Question], lists: Sequence[Sequence[Scored]]
@@ -202,12 +220,45 @@ def neural(
 
 
 @dataclasses.dataclass(frozen=True)
+class FewShot:
+  """Prompts that begin with solved examples, for a model that was not trained to answer.
+
+  Attributes:
+    rationales: whether the examples show their rationales (chain of thought) or answers alone.
+    exemplars: how many of the dataset's.
+  """
+
+  rationales: bool
+  exemplars: int = 5
+
+  def __call__(self, dataset: registry.Dataset, reader: Reader | None) -> Compose:
+    """What writes the prompts of a dataset, as long as their reader can read.
+
+    Raises:
+      InputError: the dataset has fewer exemplars.
+    """
+    there = len(dataset.exemplars)
+    if not there:
+      raise InputError(
+        f"the dataset {dataset.name!r} has no solved examples for few-shot prompts: give "
+        "register(..., exemplars=), or leave these methods out (launch/run.py --methods=...)"
+      )
+    if not 1 <= self.exemplars <= there:
+      raise InputError(
+        f"EXEMPLARS = {self.exemplars}: the dataset {dataset.name!r} has {there} of them"
+      )
+    shown = dataset.exemplars[: self.exemplars]
+    return compose_lib.few_shot(dataset.prompts, shown, reader, rationales=self.rationales)
+
+
+@dataclasses.dataclass(frozen=True)
 class Student:
-  """A trained student, and how it writes.
+  """A student, and how it writes.
 
   Attributes:
     network: as it was trained.
-    folder: of its checkpoints, below the work directory.
+    folder: of its checkpoints, below the work directory; or, for one that was not distilled, a
+      Hugging Face model's folder, or its name on the Hub.
     partitioner: mesh and rules.
     sampler: how tokens are drawn.
     seed: of what is drawn.
@@ -229,16 +280,22 @@ class Student:
   checkpoint: str = "best"
   buckets: tuple[int, ...] = ()
 
+  def reader(self, dataset: registry.Dataset) -> Reader:
+    """How many tokens the student sees in a text, and how many it reads."""
+    return Reader(lambda texts: decoder_only.sizes(dataset, self.network, texts), self.input_length)
+
   def __call__(self, stage: Stage, dataset: registry.Dataset) -> Generate:
     """Restores the parameters and returns what writes texts for prompts.
 
     Raises:
       InputError: no checkpoint, or one of another network.
     """
+    _read_vocabulary(stage, dataset)
     inputs_1xL = np.zeros((1, self.input_length), np.int32)
     targets_1xT = np.zeros((1, self.target_length), np.int32)
     params = _restore(
-      stage.reads(self.folder),
+      stage,
+      self.folder,
       self.network,
       self.partitioner,
       self.checkpoint,
@@ -280,12 +337,53 @@ class Student:
     return generate
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """A model behind an endpoint, in place of a student.
+
+  Attributes:
+    endpoint: who is asked, and how.
+  """
+
+  endpoint: Endpoint
+
+  def reader(self, dataset: registry.Dataset) -> None:
+    """How many tokens it reads is its own business."""
+    del dataset
+
+  def __call__(self, stage: Stage, dataset: registry.Dataset) -> Generate:
+    """Returns what asks; all that was answered stays in `completions/<stage>.jsonl`.
+
+    Raises:
+      InputError: when it is called, as `asking.ask`.
+    """
+    del dataset
+    return asking.generate(self.endpoint, stage.workdir / f"completions/{stage.name}.jsonl")
+
+
+def _read_vocabulary(stage: Stage, dataset: registry.Dataset) -> None:
+  for path in dataset.vocabulary_inputs:
+    stage.reads(path)
+
+
 def _restore(
-  folder: epath.Path,
+  stage: Stage,
+  given: str,
   network: nn.Module,
   partitioner: Partitioner,
   checkpoint: str,
   *inputs: np.ndarray,
 ) -> Params:
-  """The parameters of a trained network, in the shardings of the mesh; adapters are merged."""
-  return initial.load(initial.find(folder, which=checkpoint), network, partitioner, inputs)
+  """The parameters of a network, in the shardings of the mesh; adapters are merged."""
+  if not os.path.isabs(given) and (stage.workdir / given).exists():
+    place = initial.find(stage.reads(given), which=checkpoint)
+  else:
+    try:
+      place = initial.find(given)
+    except InputError as error:
+      raise InputError(
+        f"{stage.workdir / given}: no such folder; run the stages before {stage.name}. As a "
+        f"pretrained model: {error}"
+      ) from None
+    stage.begins_from(place.files())
+  return initial.load(place, network, partitioner, inputs)

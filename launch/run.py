@@ -3,6 +3,8 @@
 Examples:
   python launch/run.py --recipe=quickstart
   python launch/run.py --recipe=quickstart --gin.SEED=1 --gin.WORKDIR="'runs/quickstart_1'"
+  python launch/run.py --recipe=openbookqa_tiny --methods=rd,kard_bm25
+  python launch/run.py --recipe=openbookqa_tiny --sweep=passages
   python launch/run.py --recipe=my/recipe_folder --redo=ground
 """
 
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kard_jax.core import config, provenance
+from kard_jax.core import config, recipes
 from kard_jax.core.files import InputError
 
 # The first word of a stage's name says which launcher runs it.
@@ -43,62 +45,86 @@ class Failed(Exception):
     self.status = status
 
 
-def run(folder: pathlib.Path, overrides: Sequence[str], redo: str | None) -> None:
+def run(
+  folder: pathlib.Path,
+  overrides: Sequence[str],
+  redo: str | None = None,
+  methods: Sequence[str] | None = None,
+  donors: Sequence[str] = (),
+) -> None:
   """Runs a recipe.
 
   Args:
-    folder: holds `1_<stage>.gin` and so on.
+    folder: holds `1_<stage>.gin` and so on, or a recipe.gin that says where they are (STAGES).
     overrides: `NAME=value`, each given to the stages whose files bind that name.
     redo: a stage to make again, with all after it.
+    methods: those to run; what only others need is left out. None runs all.
+    donors: work directories from which a stage that was made of the same things may be taken.
 
   Raises:
     InputError: the recipe, a macro, or an earlier stage's record does not fit.
     Failed: a stage failed.
   """
-  paths = config.stage_files(folder)
-  if not paths:
-    raise InputError(f"{folder}: no numbered gin files such as 1_prepare.gin")
-  plan = [(path, *_settings(path, overrides)) for path in paths]
-  _check_overrides(plan, overrides)
-  names = [config.stage_name(settings) for _, _, settings in plan]
+  plan = recipes.plan(folder, overrides)
+  if methods is not None:
+    plan = recipes.for_methods(plan, methods)
+  names = [planned.name for planned in plan]
   if redo is not None and redo not in names:
     raise InputError(f"--redo={redo}: the stages of {folder.name} are {', '.join(names)}")
-  again = False
+  again = changed = False
   started = time.time()
-  for number, (path, mine, settings) in enumerate(plan, 1):
-    name = config.stage_name(settings)
-    again = again or name == redo
-    stage = provenance.Stage(name, config.workdir(settings), settings.fingerprint())
-    if not again and stage.is_finished():
+  for number, planned in enumerate(plan, 1):
+    again = again or planned.name == redo
+    anew = again or (changed and planned.name == "score")  # it may have scored what was there then
+    stage = planned.stage()
+    if not anew and stage.is_finished():
       continue
-    print(f"\n[{number}/{len(plan)}] {name}", flush=True)
-    _launch(name, path, mine, again)
+    changed = True
+    donor = None if anew else next(filter(stage.adopt, donors), None)
+    source = f": as in {donor}" if donor else ""
+    print(f"\n[{number}/{len(plan)}] {planned.name}{source}", flush=True)
+    if donor is None:
+      _launch(planned, anew)
   print(f"\n{folder.name}: all {len(plan)} stages done, {time.time() - started:.0f} s", flush=True)
   _show(plan)
 
 
-def _settings(path: pathlib.Path, overrides: Sequence[str]) -> tuple[list[str], config.Settings]:
-  """The overrides that concern a stage, and its settings under them."""
-  plain = config.resolve_unchecked([str(path)])
-  known = {key for key in plain.bindings if "." in key or key in {*plain.mentioned, config.WORKDIR}}
-  mine = [override for override in overrides if override.partition("=")[0] in known]
-  return mine, config.resolve([str(path)], mine)
+def sweep(
+  folder: pathlib.Path,
+  gin_file: pathlib.Path,
+  overrides: Sequence[str],
+  redo: str | None = None,
+  methods: Sequence[str] | None = None,
+) -> None:
+  """Runs a recipe once for each value of a sweep; what a value does not change is made once.
+
+  Args:
+    folder: of the recipe.
+    gin_file: of the sweep, see `recipes.sweep`.
+    overrides: as for `run`, and SWEEP_VALUES.
+    redo: as for `run`, in each run of the sweep.
+    methods: as for `run`; None runs those that the sweep's file names.
+
+  Raises:
+    InputError: as `run`, or the sweep's file does not fit.
+    Failed: a stage failed.
+  """
+  points = recipes.sweep(folder, gin_file, overrides)
+  donors = [config.workdir(config.resolve_unchecked(config.stages(folder)[0], overrides))]
+  for point in points:
+    print(f"\n{gin_file.stem}: {point.value}", flush=True)
+    run(folder, point.overrides, redo, methods or point.methods, donors)
+    donors.append(point.workdir)
 
 
-def _check_overrides(plan: Sequence[tuple], overrides: Sequence[str]) -> None:
-  for override in overrides:
-    if not any(override in mine for _, mine, _ in plan):
-      names = {key for _, _, settings in plan for key in settings.bindings}
-      name = override.partition("=")[0]
-      raise InputError(f"--gin.{override}: no stage uses {name}{config.near(name, names)}")
-
-
-def _launch(name: str, path: pathlib.Path, overrides: Sequence[str], redo: bool) -> None:
-  launcher = LAUNCHERS.get(name.split("_")[0])
+def _launch(planned: recipes.Planned, redo: bool) -> None:
+  launcher = LAUNCHERS.get(planned.name.split("_")[0])
   if launcher is None:
-    raise InputError(f"{path}: the name must begin with one of {', '.join(LAUNCHERS)}")
-  command = [sys.executable, str(ROOT / "launch" / f"{launcher}.py"), f"--gin_file={path}"]
-  command += [f"--gin.{override}" for override in overrides] + ["--redo"] * redo
+    shown = ", ".join(LAUNCHERS)
+    raise InputError(f"{planned.gin_files[0]}: the name must begin with one of {shown}")
+  command = [sys.executable, str(ROOT / "launch" / f"{launcher}.py")]
+  command += [f"--gin_file={path}" for path in planned.gin_files]
+  command += [f"--gin.{override}" for override in planned.overrides] + ["--redo"] * redo
   # Huge pages for what malloc maps: XLA's CPU buffers are mapped anew at each step, and training
   # the quickstart's student takes a tenth less time. Only Linux's glibc looks at it.
   environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
@@ -107,11 +133,11 @@ def _launch(name: str, path: pathlib.Path, overrides: Sequence[str], redo: bool)
     raise Failed(status if status > 0 else 128 - status)
 
 
-def _show(plan: Sequence[tuple]) -> None:
+def _show(plan: Sequence[recipes.Planned]) -> None:
   """Prints the score card of the work directory, where there is one."""
   from kard_jax import scorecard_table
 
-  path = provenance.Stage("score", config.workdir(plan[-1][2]), {}).workdir / "scorecard"
+  path = plan[-1].stage().workdir / "scorecard"
   if (path / "scorecard.json").exists():
     scorecard_table.show(json.loads((path / "scorecard.json").read_text()))
     print(f"Report: {path / 'report.html'}", flush=True)
@@ -131,16 +157,49 @@ def find_recipe(name: str) -> pathlib.Path:
   raise InputError(f"--recipe={name}: no such folder, and the shipped recipes are {names}")
 
 
+def find_sweep(name: str) -> pathlib.Path:
+  """A gin file as given, or one of `gin_configs/sweeps/`.
+
+  Raises:
+    InputError: neither is there; the sweeps are listed.
+  """
+  shipped = ROOT / "gin_configs" / "sweeps"
+  for path in (pathlib.Path(name), shipped / f"{name}.gin"):
+    if path.is_file():
+      return path
+  names = ", ".join(sorted(path.stem for path in shipped.glob("*.gin")))
+  raise InputError(f"--sweep={name}: no such file, and the shipped sweeps are {names}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line; returns the exit status."""
   flags = config.parser(__doc__ or "")
   flags.add_argument(
     "--recipe", required=True, help="a name below gin_configs/recipes, or a folder"
   )
+  flags.add_argument(
+    "--methods",
+    metavar="NAMES",
+    help="run these alone, as in rd,kard_bm25, and what they need",
+  )
+  flags.add_argument(
+    "--sweep",
+    metavar="NAME",
+    help="one run a value: a name below gin_configs/sweeps, or a gin file",
+  )
   flags.add_argument("--redo", metavar="STAGE", help="make this stage and all after it again")
   arguments, overrides = config.parse_arguments(flags, sys.argv[1:] if argv is None else argv)
+  methods = arguments.methods.split(",") if arguments.methods else None
+
+  def work() -> None:
+    folder = find_recipe(arguments.recipe)
+    if arguments.sweep:
+      sweep(folder, find_sweep(arguments.sweep), overrides, arguments.redo, methods)
+    else:
+      run(folder, overrides, arguments.redo, methods)
+
   try:
-    return config.exit_status(lambda: run(find_recipe(arguments.recipe), overrides, arguments.redo))
+    return config.exit_status(work)
   except Failed as failed:
     return failed.status
 

@@ -80,10 +80,11 @@ def score(
     print(f"not run, so not in the table: {', '.join(absent)}", flush=True)
   if empty:
     print(f"no passages to read, so not in the table: {', '.join(empty)}", flush=True)
+  grounded = bool(predictions) and (stage.workdir / "silver.jsonl").exists()
   silver_questions = questions
   if rationale_split:
     silver_questions = questions_lib.read(stage.reads(f"questions/{rationale_split}.jsonl"))
-  silver_rows = scorecard.read_silver(stage.reads("silver.jsonl")) if predictions else []
+  silver_rows = scorecard.read_silver(stage.reads("silver.jsonl")) if grounded else []
   card = scorecard.make(
     questions,
     predictions,

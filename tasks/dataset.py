@@ -147,7 +147,7 @@ class Dataset:
   def vocabulary_file(self) -> epath.Path:
     """Where the vocabulary is, or will be."""
     if self.place.vocabulary is not None:
-      return _found(self.place.vocabulary)
+      return find_vocabulary(self.place.vocabulary)
     if _is_absolute(self.vocabulary_path):
       return epath.Path(self.vocabulary_path)
     return self.workdir / self.vocabulary_path
@@ -289,7 +289,7 @@ def _is_absolute(path: PathLike) -> bool:
   return "://" in str(path) or os.path.isabs(path)
 
 
-def _found(vocabulary: PathLike) -> epath.Path:
+def find_vocabulary(vocabulary: PathLike) -> epath.Path:
   """A path from the current directory, or the folder of a model that is known by name."""
   path = epath.Path(vocabulary if _is_absolute(vocabulary) else os.path.abspath(vocabulary))
   is_name = _HUB_NAME.fullmatch(str(vocabulary)) and path.suffix not in (".model", ".json")

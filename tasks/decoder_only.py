@@ -176,6 +176,14 @@ def read(
   return prompts(dataset.vocabulary, texts, length, dataset.prompts.separator, pad_id)
 
 
+def sizes(dataset: Dataset, network: Any, texts: Sequence[str]) -> list[int]:
+  """How many tokens `read` would need for prompts: with the end of a text, or the separator."""
+  if not features.is_decoder_only(network):
+    return vocabularies.tokens(dataset.vocabulary, texts).lengths.tolist()
+  between = len(separator_tokens(dataset.vocabulary, dataset.prompts.separator))
+  return (vocabularies.tokens(dataset.vocabulary, texts, end=False).lengths + between).tolist()
+
+
 def prompts(
   vocabulary: seqio.Vocabulary,
   texts: Sequence[str],

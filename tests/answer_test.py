@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from collections import Counter
 
 import hypothesis
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from kard_jax import answer
-from kard_jax.answer import Scored
+from kard_jax.answer import Scored, Written
+from kard_jax.compose import Prompt
 from kard_jax.core import files
 from kard_jax.core.files import InputError
 from kard_jax.prompts import Prompts
@@ -56,12 +58,16 @@ class Student:
 
 
 def run(retrieve=None, rerank=None, generate=None, questions=QUESTIONS, **keywords):
-  generate = generate or Student()
-  return list(
-    answer.answer(
-      questions, prompts=PROMPTS, retrieve=retrieve, rerank=rerank, generate=generate, **keywords
-    )
+  """The rows; what a question took is another number each time, so it stays out of them."""
+  rows = answer.answer(
+    questions,
+    prompts=PROMPTS,
+    retrieve=retrieve,
+    rerank=rerank,
+    generate=generate or Student(),
+    **keywords,
   )
+  return [{name: row[name] for name in row if name != "seconds"} for row in rows]
 
 
 def test_without_a_retriever_the_prompt_is_the_question():
@@ -104,6 +110,48 @@ def test_the_reranker_decides_what_is_read():
   assert rows[0]["passages"] == ["p19"]
   assert [p["id"] for p in rows[0]["retrieved"]] == [f"p{i}" for i in range(19, 9, -1)]
   assert rows[0]["retrieved"] != run(retrieve, None, student, candidates=20)[0]["retrieved"]
+
+
+def test_the_order_before_reranking_is_recorded():
+  row = run(every, backwards, candidates=20)[0]
+  assert [p["id"] for p in row["retrieved_before"]] == [f"p{i}" for i in range(10)]
+  assert row["retrieved_before"][0]["score"] == 30.0
+  assert "retrieved_before" not in run(every)[0]
+
+
+def test_prompts_are_composed_and_what_is_known_of_them_is_recorded():
+  student = Student()
+
+  def compose(questions, passages):
+    assert [len(found) for found in passages] == [2] * len(questions)
+    return [Prompt(f"Asked: {q.id}", 40 + i, i, 3) for i, q in enumerate(questions)]
+
+  rows = run(every, generate=student, compose=compose, passages=2)
+  assert student.read == [f"Asked: q{i}" for i in range(7)]
+  assert [rows[2][name] for name in ("prompt_tokens", "cut_tokens", "exemplars")] == [42, 2, 3]
+  assert not {"prompt_tokens", "cut_tokens", "exemplars"} & set(run(every)[0])
+
+
+def test_a_batch_shares_the_time_that_it_took():
+  def slow(texts, samples):
+    time.sleep(0.07)
+    return Student()(texts, samples)
+
+  rows = list(
+    answer.answer(QUESTIONS, prompts=PROMPTS, retrieve=None, rerank=None, generate=slow, batch=4)
+  )
+  assert 0.07 / 4 <= rows[0]["seconds"] == rows[3]["seconds"] < rows[4]["seconds"]
+  assert 0.07 / 3 <= rows[6]["seconds"] < 1
+
+
+def test_what_a_sample_is_worth_is_recorded_where_it_is_known():
+  texts = [Written("Answer: A", -1.23456, 4), Written("Answer: B", None, 5), "Answer: C"]
+  row = run(generate=lambda prompts, samples: [texts for _ in prompts], samples=3)[0]
+  assert row["samples"] == [
+    {"rationale": "", "answer": 0, "log_prob": -1.2346, "tokens": 4},
+    {"rationale": "", "answer": 1, "tokens": 5},
+    {"rationale": "", "answer": 2},
+  ]
 
 
 def test_short_and_empty_lists():
@@ -209,6 +257,8 @@ def test_a_callable_that_loses_a_question_is_named():
     run(short)
   with pytest.raises(ValueError, match="rerank returned 6 lists for 7"):
     run(every, short)
+  with pytest.raises(ValueError, match="compose returned 6 lists for 7"):
+    run(compose=lambda questions, passages: [Prompt("Asked")] * 6)
   with pytest.raises(ValueError, match="generate returned 6 lists for 7"):
     run(generate=lambda texts, samples: [["Answer: A"] * samples for _ in texts[1:]])
   with pytest.raises(ValueError, match="4 samples for question 'q0'"):

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIGURES = {"statistics", "measures", "hits", "ranking", "scorecard"}
 SCORES = FIGURES | {"scorecard_table", "report", "report_data"}
 ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
-METHOD = {"teacher", "judge", "silver", "answer"} | ENDPOINT | SCORES
+METHOD = {"teacher", "judge", "silver", "compose", "answer"} | ENDPOINT | SCORES
 PARTS = {"retrieval", "student", "reranker"}
 LEAVES = {"questions", "prompts", "exemplars"}  # what everything but core speaks of
 LEVELS = {
@@ -34,6 +34,7 @@ LIGHT = [
   "kard_jax.judge",
   "kard_jax.asking",
   "kard_jax.batch_api",
+  "kard_jax.compose",
   "kard_jax.ranking",
   "kard_jax.scorecard",
   "kard_jax.scorecard_table",

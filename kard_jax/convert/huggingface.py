@@ -29,7 +29,7 @@ from kard_jax.convert import (
   vocabulary,
   writing,
 )
-from kard_jax.convert.source import CONFIG, Source
+from kard_jax.convert.source import CONFIG, Config, Source
 from kard_jax.core import files
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Params
@@ -50,18 +50,22 @@ FAMILIES: dict[str, ModuleType] = {
 _FREE = ("dropout_rate", "dtype", "remat", "scan_layers", "pad_id")
 
 
-def network(source: PathLike, **overrides: Any) -> nn.Module:
+def network(source: PathLike | Mapping[str, Any], **overrides: Any) -> nn.Module:
   """The network that a model's config.json describes, float32 unless overridden.
 
   Args:
-    source: a folder, or a name on the Hub such as "google/flan-t5-base".
+    source: a folder, or a name on the Hub such as "google/flan-t5-base"; or what a config.json
+      would say, for a network that has no weights yet.
     **overrides: attributes of the network, such as `dtype`, `remat`, `dropout_rate`.
 
   Raises:
     InputError: no such model, another architecture than those here, or an option they lack.
   """
+  if isinstance(source, Mapping):
+    config = Config(pathlib.Path("the description of the network"), dict(source))
+    return _family(config).NETWORK(**_family(config).settings(config, None) | overrides)
   found = Source(source)
-  family = _family(found)
+  family = _family(found.config)
   return family.NETWORK(**_settings(family, found) | overrides)
 
 
@@ -84,7 +88,7 @@ def load(source: PathLike, network: nn.Module, partitioner: Partitioner | None =
   if rerankers.is_reranker(network):
     return rerankers.load(source, network, partitioner, _described, load)
   found = Source(source)
-  family = _family(found)
+  family = _family(found.config)
   _check_settings(network, _settings(family, found), f"{found.config.file}")
   vocabulary.check(found)
   shapes, shardings = abstract(network, family.INPUTS, partitioner)
@@ -191,7 +195,7 @@ def export(
       number is too large for it.
   """
   found = Source(like)
-  family = _family(found)
+  family = _family(found.config)
   _check_settings(network, _settings(family, found), f"{found.config.file}")
   if "://" in str(folder):
     raise InputError(f"{folder}: safetensors are written to local folders only; copy it from there")
@@ -218,11 +222,11 @@ def family_of(network: nn.Module) -> ModuleType:
   raise InputError(f"{type(network).__name__}: no family of {', '.join(FAMILIES)} has this network")
 
 
-def _family(found: Source) -> ModuleType:
-  kind = found.config.model_type
+def _family(config: Config) -> ModuleType:
+  kind = config.model_type
   if kind not in FAMILIES:
     raise InputError(
-      f"{found.config.file}: model_type {kind!r} is not supported; it may be {', '.join(FAMILIES)}"
+      f"{config.file}: model_type {kind!r} is not supported; it may be {', '.join(FAMILIES)}"
     )
   return FAMILIES[kind]
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import logging
 import os
 import pathlib
@@ -28,7 +29,8 @@ from kard_jax.core import provenance
 from kard_jax.core.files import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # where `gin_configs/` stands
-WORKDIR = "WORKDIR"  # the one macro that launchers read themselves
+WORKDIR, STAGES = "WORKDIR", "STAGES"
+_READ_HERE = {WORKDIR, STAGES}  # macros that launchers read themselves
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 
@@ -56,9 +58,9 @@ class Settings:
   overrides: tuple[str, ...]
   mentioned: frozenset[str]
 
-  def value(self, macro: str) -> Any:
-    """The Python value of a macro that is a literal or another macro; None when it is not bound."""
-    binding = self.bindings.get(macro)
+  def value(self, key: str) -> Any:
+    """The Python value of a binding that is a literal or a macro; None when it is not bound."""
+    binding = self.bindings.get(key)
     if binding is None:
       return None
     if binding.value.startswith("%"):
@@ -156,14 +158,25 @@ def _all_statements(
     path = find(gin_file)
   except InputError as error:
     raise InputError(f"{where}{error}") from None
-  if path.resolve() in including:
+  place = path.absolute()
+  if place in including:
     raise InputError(f"{where}{gin_file} includes itself")
+  stat = path.stat()
+  for key, item in _statements_of(path, gin_file, stat.st_mtime_ns, stat.st_size):
+    if key == "include":
+      yield from _all_statements(item.value, (*including, place), f"{item.where}: ")
+    else:
+      yield key, item
+
+
+@functools.lru_cache(maxsize=1024)
+def _statements_of(
+  path: pathlib.Path, shown: str, changed: int, size: int
+) -> tuple[tuple[str, Binding], ...]:
+  """A file's own statements; the stages of a recipe include the same files again and again."""
+  del changed, size  # another file then
   with path.open(encoding="utf-8") as file:
-    for key, item in _statements(file, gin_file):
-      if key == "include":
-        yield from _all_statements(item.value, (*including, path.resolve()), f"{item.where}: ")
-      else:
-        yield key, item
+    return tuple(_statements(file, shown))
 
 
 def _statements(source: Any, shown: str) -> Iterator[tuple[str, Binding]]:
@@ -201,7 +214,7 @@ def _raw_texts(value: Any) -> Iterator[str]:
 def _check_macros(settings: Settings) -> None:
   bound = {key for key in settings.bindings if "." not in key}
   used = settings.mentioned
-  unused = sorted(bound - used - {WORKDIR})
+  unused = sorted(bound - used - _READ_HERE)
   siblings = _used_by_siblings(settings.files[0]) if unused else frozenset()
   for key in unused:
     where = settings.bindings[key].where
@@ -231,6 +244,28 @@ def stage_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """The numbered gin files of a recipe, `1_prepare.gin` to `9_score.gin`, in their order."""
   paths = [path for path in folder.glob("*.gin") if re.match(r"\d+_", path.name)]
   return sorted(paths, key=lambda path: (int(path.name.split("_")[0]), path.name))
+
+
+def stages(folder: pathlib.Path) -> list[list[str]]:
+  """The gin files of each stage of a recipe, in their order.
+
+  A recipe is a folder of numbered stages; or one whose `recipe.gin` names such a folder by STAGES
+  and says what is special, so that it is given behind each of those stages.
+
+  Raises:
+    InputError: STAGES names no folder with stages.
+  """
+  recipe = folder / "recipe.gin"
+  own = [[str(path)] for path in stage_files(folder)]
+  if own or not recipe.is_file():
+    return own
+  name = resolve_unchecked([str(recipe)]).value(STAGES)
+  if name is None:
+    return []
+  for place in (pathlib.Path(name), ROOT / name):
+    if paths := stage_files(place):
+      return [[str(path), str(recipe)] for path in paths]
+  raise InputError(f"{recipe}: STAGES = {name!r} is no folder with stages such as 1_prepare.gin")
 
 
 def near(name: str, names: Collection[str]) -> str:

@@ -155,6 +155,40 @@ class Stage:
     self._same_origins(self.meta, f"stage {self.name} in {self.workdir} was made")
     return True
 
+  def adopt(self, other: PathLike) -> bool:
+    """Takes the outputs of another work directory, where the stage was made of the same things.
+
+    Files are linked if the file system can, so that they take no room, and copied if not.
+
+    Args:
+      other: the other work directory.
+
+    Returns:
+      whether it did: the stage is finished there, has the same settings, and all that it read is
+      here too and the same.
+    """
+    there = Stage(self.name, other, self.settings)
+    try:
+      if not there.is_finished():
+        return False
+    except InputError:
+      return False
+    record = json.loads(there.meta.read_text())
+    origins = {name: entry["place"] for name, entry in record.get("origins", {}).items()}
+    inputs = {path: path for path in record["inputs"]}
+    for kind, places in (("inputs", inputs), ("origins", origins)):
+      known = record.get(kind, {})
+      here = self._hashes({name: self.workdir / place for name, place in places.items()}, known)
+      if any(here.get(name, {}).get("sha256") != known[name]["sha256"] for name in known):
+        return False
+      record[kind] = {name: known[name] | entry for name, entry in here.items()}
+    for path in record["outputs"]:
+      with files.atomic(self.workdir / path) as place:
+        _link(there.workdir / path, place)
+    here = {path: self.workdir / path for path in record["outputs"]}
+    files.write_json(self.meta, record | {"outputs": self._hashes(here, record["outputs"])})
+    return True
+
   @contextlib.contextmanager
   def running(self, redo: bool = False) -> Iterator[Stage]:
     """Runs the stage's body; on success moves its outputs into place and writes the record.
@@ -262,6 +296,19 @@ def _read_record(path: epath.Path, *keys: str) -> list[dict[str, Any]]:
     return [dict(record[key]) for key in keys]
   except (ValueError, KeyError, TypeError):
     raise InputError(f"{path}: not a stage's record; delete it, or use --redo") from None
+
+
+def _link(source: epath.Path, target: epath.Path) -> None:
+  if source.is_dir():
+    target.mkdir(parents=True, exist_ok=True)
+    for name in files.names_below(source):
+      (target / name).parent.mkdir(parents=True, exist_ok=True)
+      _link(source / name, target / name)
+    return
+  try:
+    os.link(source, target)
+  except OSError:  # another file system, or one without links
+    source.copy(target)
 
 
 def _stamp(path: epath.Path) -> str:

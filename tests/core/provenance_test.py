@@ -251,3 +251,67 @@ def test_what_a_stage_begins_from_may_go_but_not_change(tmp_path):
     stage.is_finished()
   assert not run(lambda folder: (folder / "out").write_text("x"), redo=True)[1]
   assert stage.is_finished()
+
+
+def second(folder, tmp_path_factory, **files):
+  """Another work directory, which holds what the stage reads."""
+  other = tmp_path_factory.mktemp("other")
+  (other / "in.txt").write_text(files.get("text", "input"))
+  (other / "in").mkdir()
+  (other / "in" / "a").write_text("a")
+  return other
+
+
+def test_a_stage_is_taken_from_where_it_was_made_of_the_same(made, tmp_path_factory):
+  other = second(made, tmp_path_factory)
+  assert stage(other).adopt(made)
+  assert stage(other).is_finished()
+  assert (other / "out.txt").read_text() == "made"
+  assert (other / "knowledge/out/a").read_text() == "made"
+  assert os.path.samefile(other / "out.txt", made / "out.txt")  # linked, not copied
+  assert not [path for path in other.iterdir() if path.name.startswith(".tmp")]
+  (other / "in.txt").write_text("changed")
+  assert "in.txt" in refusal(stage(other))
+  make(other, "anew", redo=True)  # what is made again there leaves the first one as it was
+  assert stage(made).is_finished()
+  assert (made / "out.txt").read_text() == "made"
+
+
+def test_files_that_cannot_be_linked_are_copied(made, tmp_path_factory, monkeypatch):
+  def refuse(*_):
+    raise OSError
+
+  monkeypatch.setattr(os, "link", refuse)
+  other = second(made, tmp_path_factory)
+  assert stage(other).adopt(made)
+  assert not os.path.samefile(other / "out.txt", made / "out.txt")
+  assert stage(other).is_finished()
+
+
+def test_nothing_is_taken_where_something_differs(made, tmp_path_factory):
+  assert not stage(second(made, tmp_path_factory, text="other input")).adopt(made)
+  assert not stage(second(made, tmp_path_factory), STEPS="4").adopt(made)
+  assert not stage(second(made, tmp_path_factory)).adopt(made / "nowhere")
+  lacking = second(made, tmp_path_factory)
+  (lacking / "in.txt").unlink()
+  assert not stage(lacking).adopt(made)
+  assert not (lacking / "out.txt").exists()
+  (made / "out.txt").write_text("meddled with")
+  assert not stage(second(made, tmp_path_factory)).adopt(made)
+
+
+def test_what_a_stage_began_from_must_be_the_same(folder, tmp_path_factory):
+  def begin(place, text):
+    (place / "base").write_text(text)
+    made = stage(place)
+    with made.running():
+      made.begins_from({"base": epath.Path(place / "base")})
+      made.writes("out.txt").write_text("made")
+
+  begin(folder, "weights")
+  other = tmp_path_factory.mktemp("other")
+  (other / "base").write_text("other weights")
+  assert not stage(other).adopt(folder)
+  (other / "base").write_text("weights")
+  assert stage(other).adopt(folder)
+  assert stage(other).is_finished()

@@ -10,6 +10,7 @@ import pytest
 import seqio
 
 from kard_jax.core.files import InputError
+from kard_jax.student.gpt import GPT
 from kard_jax.student.t5 import T5
 from tasks import decoder_only, features, vocabularies
 from tasks.batches import Batches
@@ -138,3 +139,16 @@ def test_the_network_tells_which_rows_it_reads():
   assert not features.is_decoder_only(T5())
   gpt = pytest.importorskip("kard_jax.student.gpt")
   assert features.is_decoder_only(gpt.GPT())
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_the_size_of_a_prompt_is_what_reading_it_whole_takes(decodes, dataset, tiny_files):
+  network = GPT() if decodes else T5()
+  texts = [dataset.prompts.student_input(q) for q in tiny_files.questions["train"]]
+  rows = decoder_only.read(dataset, network, texts, 400)
+  pad = network.pad_id if decodes else dataset.vocabulary.pad_id
+  sizes = decoder_only.sizes(dataset, network, texts)
+  assert len(set(sizes)) > 1
+  for row, size in zip(rows, sizes, strict=True):
+    assert (row[size:] == pad).all()
+    assert size == 400 - (row[::-1] != pad).argmax()

@@ -1,1 +1,0 @@
-"""A package, so that gin finds these files from any directory."""

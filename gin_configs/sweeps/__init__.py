@@ -1,0 +1,1 @@
+"""What the paper varies; each file is one run of a recipe a value."""
