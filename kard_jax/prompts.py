@@ -230,9 +230,11 @@ class Prompts:
       the rationale, which is the text before the "Answer:" that counts (all of the text where the
       answer is stated in prose), stripped; and the option's position, or None.
     """
-    opening = _opening(self.answer.removesuffix("{letter}").strip())
-    options = tuple(options)
+    written, text = text, text.translate(_NARROW)  # as long, so that places are the same
+    opening = _opening(self.answer.translate(_NARROW).removesuffix("{letter}").strip())
+    options = tuple(option.translate(_NARROW) for option in options)
     text = self._until_next_question(text, opening, options)
+    written = written[: len(text)]
     formal = [
       _Claim(match.end(), match.start(), vote.answer)
       for match in opening.finditer(text)
@@ -241,20 +243,20 @@ class Prompts:
     claims = formal + list(_prose_claims(text, options))
     if claims:
       last = max(claims, key=lambda claim: claim.at)
-      return Parsed((text if last.start is None else text[: last.start]).strip(), last.answer)
+      return Parsed(written[: last.start].strip(), last.answer)
     # Nothing is stated. All of it may be one option, as models without a rationale write.
     whole = _vote(text, 0, options)
     if whole and not text[whole.end :].strip(" \t\n.)]*\"'"):
       return Parsed("", whole.answer)
     # A marker that ends the text was cut short: it is not part of the rationale.
     cut = re.search(opening.pattern + r"\W*$", text, opening.flags)
-    return Parsed((text[: cut.start()] if cut else text).strip(), None)
+    return Parsed(written[: cut.start() if cut else None].strip(), None)
 
   def _until_next_question(
     self, text: str, opening: re.Pattern[str], options: tuple[str, ...]
   ) -> str:
     """The text up to another question that follows an answer: a model's own, not what was asked."""
-    marker = self.example.partition("{question}")[0].strip()
+    marker = self.example.translate(_NARROW).partition("{question}")[0].strip()
     if not marker:
       return text
     next_question = re.compile(_CLOSING + _opening(marker).pattern, re.IGNORECASE)
@@ -272,6 +274,11 @@ class _Untitled(NamedTuple):
   title: str = ""
 
 
+# Punctuation, letters and digits that are as wide as a Chinese character, and other scripts' stops.
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
+  ord(wide): narrow
+  for wide, narrow in zip("\u3002\u3001\u060c\u061b\u0964\u3000", ".,,;. ", strict=True)
+}
 _BETWEEN = "\n\n"  # the parts of a prompt
 _CLOSING = (
   r"[\s.)\]}$*_#\"'\u2019\u201d-]*"  # what may stand between an answer and the next question
@@ -305,9 +312,9 @@ _ARTICLE = re.compile(rf"{_QUOTES}(?:(?:an?|the)\s+)?", re.IGNORECASE)
 # What may follow an option: the end, punctuation that ends a word, or words that begin a reason.
 # Before anything else the letter or text is part of a longer phrase ("A metal", "iron ore").
 _AFTER = (
-  r"(?=\s*$|\s*[.,;:!?)\]}*\"'\u2019\u201d$_`]+(?:\s|$)|[*_`\"'\u2019\u201d$}]+[.,;:!?]"
+  r"(?=\s*$|[ \t]*\n|\s*[.,;:!?)\]}*\"'\u2019\u201d$_`]+(?:\s|$)|[*_`\"'\u2019\u201d$}]+[.,;:!?]"
   r"|\s*[/&(\u2013\u2014]|\s*-\s|\s+(?i:because|since|as|due|which|so|therefore|for|but|or|and"
-  r"|explanation|reason|answer)\b)"
+  r"|explanation|reason|answer|question)\b)"
 )
 # The last one is "Answer: B The metal ...": a sentence may follow, except after A and I, two words.
 _LETTER = re.compile(
@@ -367,9 +374,12 @@ def _vote(text: str, at: int, options: tuple[str, ...]) -> _Item | None:
   first = _item(text, at, options)
   if first is None:
     return None
-  second = _item(text, _end(_JOIN, text, first.end), options)
+  join = _end(_JOIN, text, first.end)
+  second = _item(text, join, options)
   if second and second.answer == first.answer:  # "(B) tin" names it twice
     return second
+  if _SENTENCE_END.search(text, first.end, join):  # "(B). Iron is ...": another sentence
+    return first
   if second and not _SUBJECT.match(text, second.end):
     return _Item(second.end, None)
   return first

@@ -82,6 +82,7 @@ def test_a_dataset_may_word_the_answer_otherwise():
     ("Answer: B ... Answer: C", 2),
     ("Answer: B. Answer:", 1),
     ("Answer: B. Answer: E", None),
+    ("So the correct answer is (B). Iron, copper and tin ore are not dug up.", 1),
     ("Answer: A or B", None),
     ("Answer: a or b", None),
     ("Answer: A, B", None),
@@ -356,6 +357,9 @@ def test_braces_in_exemplars_are_text():
     ("It mines tin. Answer: B Question: Next? Options: (A) x Answer: C", ("It mines tin.", 1)),
     ("Answer: (B) tin.\n\n**Question:** Next?\nAnswer: C", ("", 1)),
     ("B\n\nQuestion: Next?\nAnswer: C", ("", 1)),
+    ("It is iron.\nAnswer: A\n\nQuestion: Next?\nAnswer: C", ("It is iron.", 0)),
+    ("It is iron. Answer: A Question: Next? Answer: C", ("It is iron.", 0)),
+    ("It is iron.\nAnswer: A\nThat is all.", ("It is iron.", 0)),
     ("Answer: A or B\n\nQuestion: Next?\nAnswer: C", ("", None)),
     ("The question: is it tin? It is.\nAnswer: B", ("The question: is it tin? It is.", 1)),
     ("Question: which metal?\nAnswer: B", ("Question: which metal?", 1)),
@@ -364,3 +368,53 @@ def test_braces_in_exemplars_are_text():
 )
 def test_questions_that_a_model_makes_up_do_not_count(text, parsed):
   assert PROMPTS.parse(text, METALS) == Parsed(*parsed)
+
+
+@pytest.mark.parametrize(
+  ("text", "parsed"),
+  [
+    ("\u5b83\u662f\u9521\u3002\nAnswer\uff1a\uff22\u3002", ("\u5b83\u662f\u9521\u3002", 1)),
+    (
+      "\u5b83\uff08\u9521\uff09\u3002\nAnswer: \uff08B\uff09",
+      ("\u5b83\uff08\u9521\uff09\u3002", 1),
+    ),
+    ("Answer: \u9521\u3002", ("", 1)),
+    ("Answer: \u9521\u77ff\u3002", ("", 3)),
+    ("\u0645\u0639\u062f\u0646.\nAnswer: B\u060c", ("\u0645\u0639\u062f\u0646.", 1)),
+    ("\u9521", ("", 1)),
+  ],
+)
+def test_other_scripts(text, parsed):
+  options = ("\u94c1", "\u9521", "\u94dc", "\u9521\u77ff")
+  assert PROMPTS.parse(text, options) == Parsed(*parsed)
+
+
+def test_prompts_in_another_language():
+  prompts = Prompts(
+    question="{question}\n\u9009\u9879\uff1a{options}",
+    knowledge="\n\u77e5\u8bc6\uff1a{passages}",
+    answer="\u7b54\u6848\uff1a{letter}",
+    example="\u95ee\u9898\uff1a{question}",
+  )
+  question = Question("z", "\u5b83\u662f\u4ec0\u4e48\uff1f", ("\u94c1", "\u9521"), 1)
+  target = prompts.student_target(question, "\u5b83\u662f\u9521\u3002")
+  assert target.endswith("\u7b54\u6848\uff1aB")
+  assert prompts.parse(target, question.options) == Parsed("\u5b83\u662f\u9521\u3002", 1)
+  more = target + "\n\n\u95ee\u9898\uff1a\u4e0b\n\u7b54\u6848\uff1aA"
+  assert prompts.parse(more, question.options).answer == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 26])
+def test_any_number_of_options(count):
+  options = tuple(f"thing {number}" for number in range(count))
+  for label in range(count):
+    question = Question("q", "Which?", options, label)
+    assert PROMPTS.student_input(question).count("(") == count
+    for text in (
+      PROMPTS.student_target(question, "Because."),
+      f"Because. The correct answer is ({question.letter}).",
+      f"Answer: {options[label]}",
+    ):
+      assert PROMPTS.parse(text, options).answer == label
+  if count < 26:
+    assert PROMPTS.parse(f"Answer: {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[count]}", options).answer is None
