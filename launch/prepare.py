@@ -149,12 +149,9 @@ def _show(counted: dict[str, Any]) -> None:
   for split, row in counted["splits"].items():
     if not row["written"]:
       continue
-    published = row["published"]
-    told = ""
+    told, published = "", row["published"]
     if published is not None:
-      as_published = row["questions"] == published
-      told = ", as published" if as_published else f" ({row['questions']:,} read)"
-      told += "" if as_published else f"; {published:,} were published"
+      told = f" (of {row['questions']:,} read; {published:,} were published)"
     print(f"{row['written']:>7,} {split} questions{told}", flush=True)
   for reason, count in counted["rejected"].items():
     print(f"{count:>7,} rows are left out: {reason}", flush=True)
