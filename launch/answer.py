@@ -44,7 +44,7 @@ from kard_jax.retrieval import bm25 as bm25_lib
 from kard_jax.retrieval import index as index_lib
 from kard_jax.retrieval import passages as passages_lib
 from tasks import dataset as dataset_lib
-from tasks import decoder_only, features, registry, vocabularies
+from tasks import decoder_only, features, rankers, registry, vocabularies
 
 
 def answer(
@@ -164,6 +164,7 @@ def neural(
   *,
   network: nn.Module,
   folder: str,
+  vectors: str | None = None,
   partitioner: Partitioner,
   query_length: int,
   passage_length: int,
@@ -177,6 +178,8 @@ def neural(
     dataset: whose prompts and vocabulary.
     network: as it was trained.
     folder: of its checkpoints, below the work directory.
+    vectors: folder below the work directory for the vectors of all passages, which are computed
+      once and serve every later run; None encodes candidates as they come.
     partitioner: mesh and rules.
     query_length: tokens of a question that are read.
     passage_length: tokens of a passage that are read.
@@ -200,16 +203,43 @@ def neural(
     rows = vocabularies.encode(pieces, texts, length)
     return [row[row != pieces.pad_id] for row in rows]
 
-  def rerank(
-    questions: Sequence[Question], lists: Sequence[Sequence[Scored]]
-  ) -> list[list[Scored]]:
+  by_ids = None
+  if vectors is not None:
+    by_ids = rankers.by_ids(
+      stage.workdir / vectors,
+      passages_lib.Passages(stage.reads("knowledge/passages")),
+      network=network,
+      params=params,
+      tokens=lambda texts: tokens(texts, passage_length),
+      text=dataset.prompts.passage_text,
+      passage_length=passage_length,
+      partitioner=partitioner,
+    )
+
+  def encoding(
+    queries: list[np.ndarray], lists: Sequence[Sequence[Scored]], advance: Callable[[int], None]
+  ) -> list[np.ndarray]:
     new = {s.passage.id: s.passage for row in lists for s in row if s.passage.id not in known}
     texts = [dataset.prompts.passage_text(passage) for passage in new.values()]
     known.update(zip(new, tokens(texts, passage_length), strict=True))
-    queries = tokens([dataset.prompts.reranker_query(q) for q in questions], query_length)
-    scores = reranker_score.rerank_scores(
-      network, params, queries, [[known[s.passage.id] for s in row] for row in lists]
+    return reranker_score.rerank_scores(
+      network,
+      params,
+      queries,
+      [[known[s.passage.id] for s in row] for row in lists],
+      partitioner=partitioner,
+      progress=advance,
     )
+
+  def rerank(
+    questions: Sequence[Question], lists: Sequence[Sequence[Scored]]
+  ) -> list[list[Scored]]:
+    queries = tokens([dataset.prompts.reranker_query(q) for q in questions], query_length)
+    with progress.candidates(sum(map(len, lists))) as advance:
+      if by_ids is not None:
+        scores = by_ids(queries, [[s.passage.id for s in row] for row in lists], advance)
+      else:
+        scores = encoding(queries, lists, advance)
     ranked = []
     for row, row_scores in zip(lists, scores, strict=True):
       order = np.argsort(-row_scores, kind="stable")

@@ -187,11 +187,9 @@ def _scorer(
 
   ranker, dataset, workdir = _recipes(arguments, overrides)
   stored = Passages(workdir / "knowledge" / "passages")
-  positions = [_positions(row, where, stored) for row, where in zip(rows, wheres, strict=True)]
-  vectors = ranker.vectors(arguments.vectors, stored, dataset.prompts.passage_text)
-  return sum(map(len, positions)), lambda queries, part, tell: ranker.by_vectors(
-    vectors, queries, positions[part], tell
-  )
+  ids = [_ids(row, where, stored) for row, where in zip(rows, wheres, strict=True)]
+  by_ids = ranker.by_ids(arguments.vectors, stored, dataset.prompts.passage_text)
+  return sum(map(len, ids)), lambda queries, part, tell: by_ids(queries, ids[part], tell)
 
 
 def _recipes(
@@ -247,9 +245,11 @@ def _texts(row: Row, where: str) -> list[str]:
   return [f"{title}: {text}" if title else text for title, text in titles]
 
 
-def _positions(row: Row, where: str, stored: Passages) -> list[int]:
-  passages = _passages(row, where, "id")
+def _ids(row: Row, where: str, stored: Passages) -> list[str]:
+  ids = [passage["id"] for passage in _passages(row, where, "id")]
   try:
-    return [stored.position(passage["id"]) for passage in passages]
+    for id in ids:
+      stored.position(id)
   except InputError as error:
     raise InputError(f"{where}: {error}") from None
+  return ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from kard_jax.retrieval.passages import Passage, Passages
 from tasks import registry, vocabularies
 
 _AT_ONCE = 1024  # passages read and tokenised together
+Ids = Sequence[Sequence[str]]
 Progress = Callable[[int], None]
 
 
@@ -67,72 +68,102 @@ class Ranker:
       progress=progress,
     )
 
-  def by_vectors(
-    self,
-    vectors: store.Store,
-    queries: Sequence[str],
-    positions: Sequence[Sequence[int]],
-    progress: Progress,
-  ) -> list[np.ndarray]:
-    """As calling it, for passages by their position in what `vectors` gave."""
-    return vectors.rerank_scores(
-      self.network,
-      self.params,
-      self._tokens(queries, self.query_length),
-      [np.asarray(some, np.int64) for some in positions],
-      partitioner=self.partitioner,
-      progress=progress,
-    )
-
-  def vectors(
+  def by_ids(
     self, folder: epath.PathLike, passages: Passages, text: Callable[[Passage], str]
-  ) -> store.Store:
-    """The vectors of a knowledge base: opened, or made where the folder has not these.
-
-    Args:
-      folder: local; it is made, and replaced where it is of other parameters or passages.
-      passages: the knowledge base.
-      text: what a reranker reads of a passage.
-
-    Raises:
-      InputError: the network must see both sides at once.
-    """
-    if not isinstance(self.network, LateInteraction):
-      raise InputError(
-        f"{folder}: a network.{type(self.network).__name__} reads question and passage together, "
-        "so that nothing of a passage can be stored; use network.LateInteraction"
-      )
-    corpus = f"{passages.corpus} {self.passage_length}"
-    place = epath.Path(folder)
-    if place.exists():
-      found = store.Store(place)
-      if found.fits(self.params, corpus):
-        return found
-      print(f"{place}: of another reranker or of other passages; made again", flush=True)
-    with progress_lib.candidates(len(passages)) as advance:
-      store.write(
-        place,
-        self.network,
-        self.params,
-        self._of_passages(passages, text),
-        corpus=corpus,
-        partitioner=self.partitioner,
-        progress=advance,
-      )
-    found = store.Store(place)
-    print(f"{len(found):>7,} passages encoded: {place}, {found.vectors.nbytes:,} bytes", flush=True)
-    return found
-
-  def _of_passages(
-    self, passages: Passages, text: Callable[[Passage], str]
-  ) -> Iterator[np.ndarray]:
-    for start in range(0, len(passages), _AT_ONCE):
-      some = passages[start : start + _AT_ONCE]
-      yield from self._tokens([text(passage) for passage in some], self.passage_length)
+  ) -> Callable[[Sequence[str], Ids, Progress], list[np.ndarray]]:
+    """As the ranker itself, for passages by their ids, see the function of this name."""
+    score = by_ids(
+      folder,
+      passages,
+      network=self.network,
+      params=self.params,
+      tokens=lambda texts: self._tokens(texts, self.passage_length),
+      text=text,
+      passage_length=self.passage_length,
+      partitioner=self.partitioner,
+    )
+    return lambda queries, lists, progress: score(
+      self._tokens(queries, self.query_length), lists, progress
+    )
 
   def _tokens(self, texts: Sequence[str], length: int) -> list[np.ndarray]:
     rows = vocabularies.encode(self.vocabulary, texts, length)
     return [row[row != self.vocabulary.pad_id] for row in rows]
+
+
+def by_ids(
+  folder: epath.PathLike,
+  passages: Passages,
+  *,
+  network: nn.Module,
+  params: Params,
+  tokens: Callable[[Sequence[str]], list[np.ndarray]],
+  text: Callable[[Passage], str],
+  passage_length: int,
+  partitioner: Partitioner | None = None,
+) -> Callable[[Sequence[score_lib.Tokens], Ids, Progress], list[np.ndarray]]:
+  """What scores a knowledge base's passages by its stored vectors, which are computed once.
+
+  Args:
+    folder: local; it is made, and replaced where it is of other parameters or passages.
+    passages: the knowledge base.
+    network: compares encoded sides.
+    params: its parameters, unboxed, adapters merged.
+    tokens: token ids of texts, cut to `passage_length`, without padding.
+    text: what a reranker reads of a passage.
+    passage_length: tokens of a passage that are read.
+    partitioner: mesh and rules; None: the first device alone.
+
+  Returns:
+    a function of questions' token ids, the ids of their candidates and what counts these, that
+    gives scores.
+
+  Raises:
+    InputError: the network must see both sides at once.
+  """
+  if not isinstance(network, LateInteraction):
+    raise InputError(
+      f"{folder}: a network.{type(network).__name__} reads question and passage together, so that "
+      "nothing of a passage can be stored; use network.LateInteraction, or no VECTORS"
+    )
+  opened = _opened(folder, passages, passage_length, params)
+  if opened is None:
+    parts = (passages[at : at + _AT_ONCE] for at in range(0, len(passages), _AT_ONCE))
+    rows = (row for some in parts for row in tokens([text(passage) for passage in some]))
+    corpus = _corpus(passages, passage_length)
+    with progress_lib.candidates(len(passages)) as advance:
+      count = store.write(
+        folder, network, params, rows, corpus=corpus, partitioner=partitioner, progress=advance
+      )
+    opened = store.Store(folder)
+    print(f"{count:>7,} passages encoded: {folder}, {opened.vectors.nbytes:,} bytes", flush=True)
+  vectors = opened
+
+  def score(
+    queries: Sequence[score_lib.Tokens], lists: Ids, progress: Progress
+  ) -> list[np.ndarray]:
+    positions = [[passages.position(id) for id in some] for some in lists]
+    return vectors.rerank_scores(
+      network, params, queries, positions, partitioner=partitioner, progress=progress
+    )
+
+  return score
+
+
+def _opened(
+  folder: epath.PathLike, passages: Passages, length: int, params: Params
+) -> store.Store | None:
+  if not epath.Path(folder).exists():
+    return None
+  found = store.Store(folder)
+  if found.fits(params, _corpus(passages, length)):
+    return found
+  print(f"{folder}: of another reranker or of other passages; made again", flush=True)
+  return None
+
+
+def _corpus(passages: Passages, length: int) -> str:
+  return f"{passages.corpus} {length}"
 
 
 def trained(

@@ -4,15 +4,18 @@ import copy
 import json
 import pathlib
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kard_jax import questions
 from kard_jax.convert import huggingface, initial
 from kard_jax.core import config, files
-from kard_jax.reranker import network
-from launch import convert, rerank
+from kard_jax.core.provenance import Stage
+from kard_jax.reranker import network, store
+from launch import answer, convert, rerank
 from tests import planets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -119,10 +122,10 @@ def losses(workdir):
 @pytest.mark.slow
 def test_a_t5_encoder_trains_stores_and_ranks(prepared, tmp_path, capsys):
   workdir, module = copied(prepared, tmp_path)
-  gin = recipe(tmp_path / "recipe", "t5")
-  assert launch("train", gin / "5_reranker.gin", workdir, module) == 0
+  recipe_of = recipe(tmp_path / "recipe", "t5")
+  assert launch("train", recipe_of / "5_reranker.gin", workdir, module) == 0
   assert np.mean(losses(workdir)[-5:]) < np.mean(losses(workdir)[:5])
-  assert launch("rerank", gin / "6_rerank.gin", workdir, module) == 0
+  assert launch("rerank", recipe_of / "6_rerank.gin", workdir, module) == 0
   rows = [row for _, row in files.read_jsonl(workdir / "reranking.jsonl")]
   assert len(rows) == 20
   assert {row["reference"] for row in rows} == {"rationale"}
@@ -141,7 +144,7 @@ def test_a_t5_encoder_trains_stores_and_ranks(prepared, tmp_path, capsys):
   def alone(name, *flags):
     planets.forget()
     out = tmp_path / f"out_{name}"
-    given = [f"--gin_file={gin / '6_rerank.gin'}", *macros_of(workdir, module)]
+    given = [f"--gin_file={recipe_of / '6_rerank.gin'}", *macros_of(workdir, module)]
     given += [f"--lists={tmp_path / name}.jsonl", f"--out={out}", *flags]
     assert rerank.main(given) == 0
     return [row["passages"] for _, row in files.read_jsonl(out)]
@@ -161,6 +164,26 @@ def test_a_t5_encoder_trains_stores_and_ranks(prepared, tmp_path, capsys):
   np.testing.assert_allclose(scores, exact, atol=0.02 * np.abs(exact).max())
   assert np.std(exact) > 0.05
   assert all(row == sorted(row, key=lambda p: -p["score"]) for row in by_vectors)
+  check_answering(workdir)
+
+
+def check_answering(workdir):
+  """Answering reranks alike with vectors and without; of the stage that gin has active."""
+  value = lambda name: copy.deepcopy(gin.query_parameter(f"launch.rerank.rerank.{name}"))
+  data, stage = value("dataset").locate(workdir), Stage("answer", workdir, {})
+  asked = questions.read(workdir / "questions/test.jsonl")
+  names = ("network", "folder", "partitioner", "query_length", "passage_length", "checkpoint")
+  options = {name: value(name) for name in names}
+  lists = answer.bm25(stage, data, asked)(asked, 9)
+  ranked = [
+    answer.neural(stage, data, vectors=vectors, **options)(asked, lists)
+    for vectors in (None, "reranker_vectors")
+  ]
+  assert store.Store(workdir / "reranker_vectors").header["passages"] == 80
+  for live, stored, before in zip(*ranked, lists, strict=True):
+    want, mine = ({s.passage.id: s.score for s in some} for some in (live, stored))
+    assert want.keys() == {s.passage.id for s in before}
+    np.testing.assert_allclose([mine[id] for id in want], list(want.values()), rtol=0.02, atol=0.02)
 
 
 def planets_passages(module):
@@ -182,13 +205,13 @@ def bert_folder(tmp_path):
 def test_adapters_alone_are_trained_and_merge_into_what_is_exported(prepared, tmp_path):
   workdir, module = copied(prepared, tmp_path)
   source = bert_folder(tmp_path)
-  gin = recipe(
+  recipe_of = recipe(
     tmp_path / "recipe",
     "bert",
     "include 'gin_configs/runs/lora.gin'\nLORA_RANK = 4\nTRAINED = ['projection']\n"
     f"INITIAL = '{source}'\n",
   )
-  assert launch("train", gin / "5_reranker.gin", workdir, module) == 0
+  assert launch("train", recipe_of / "5_reranker.gin", workdir, module) == 0
   assert np.mean(losses(workdir)[-5:]) < np.mean(losses(workdir)[:5])
   place = initial.find(workdir / "reranker", which="latest")
   stored = huggingface.flatten(initial.checkpoints.restore_all_params(place.folder, place.step))
@@ -212,8 +235,6 @@ def test_adapters_alone_are_trained_and_merge_into_what_is_exported(prepared, tm
 
 
 def test_the_ablation_is_one_line(tmp_path):
-  import gin
-
   gin_file = recipe(tmp_path / "recipe", "bert") / "5_reranker.gin"
   line = "OBJECTIVE=@objective.TopCrossEntropy()"
   macros = ["DATASET='planets'", "MODULE=None", "WORKDIR='work'", "TAU=0.5"]
