@@ -27,8 +27,9 @@ from kard_jax.endpoint import (
   tokens_of,
 )
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds, before the second try and at most
-_WAITING = 32  # tasks for each open request: those that wait to ask again must hold no others up
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 60.0  # seconds, before the second try and at most
+_LONGEST_REFUSED = 4.0  # after a refusal that names no time: all together are slowed down besides
+_WAITING = 32  # completions for each open request: those that wait to ask again hold no others up
 _WRITTEN = 256  # tokens of a completion, before any has come
 _TICK = 0.5  # seconds between looks at the disk and at the screen
 
@@ -112,10 +113,6 @@ def generate(endpoint: Endpoint, path: PathLike) -> Callable[[Sequence[str], int
   return write
 
 
-class _Stopped(Exception):
-  """Ends the run; carries what to tell."""
-
-
 class _Run:
   """One run: what waits to be asked, what is open, and what is known of the server."""
 
@@ -152,82 +149,83 @@ class _Run:
         ticker = asyncio.create_task(self._tick())
         try:
           async with asyncio.TaskGroup() as group:
-            for _ in range(min(_WAITING * self.endpoint.concurrency, len(self.waiting))):
-              group.create_task(self._work())
+            while (piece := await self._next()) is not None:
+              group.create_task(self._one(piece))
         finally:
           ticker.cancel()
-    except* (InputError, _Stopped) as several:
+    except* InputError as several:
       raise several.exceptions[0] from None
 
-  async def _work(self) -> None:
-    while (piece := await self._next()) is not None:
-      await self._one(piece)
-
   async def _next(self) -> Piece | None:
-    """What to ask for next; None where nothing waits or a cap is reached."""
-    while self.waiting:
-      self.capped = self._cap(len(self.waiting[0].samples))
-      if self.capped is None:
-        piece = self.waiting.popleft()
-        self._open += len(piece.samples)
-        return piece
-      if not self._open:
-        return None
-      self._landed.clear()  # what is under way may cost less than expected
+    """What to ask for next, with a slot held for it; None where all is done or a cap is reached."""
+    await self._slots.acquire()
+    while self.waiting or self._open:
+      full = self._open >= _WAITING * self.endpoint.concurrency
+      if self.waiting and not full:
+        self.capped = self._cap(len(self.waiting[0].samples))
+        if self.capped is None:
+          piece = self.waiting.popleft()
+          self._open += len(piece.samples)
+          return piece
+        if not self._open:
+          break
+      # What is under way may cost less than expected, or bring less than it was asked for.
+      self._slots.release()
+      self._landed.clear()
       await self._landed.wait()
+      await self._slots.acquire()
     return None
 
   async def _one(self, piece: Piece) -> None:
-    """Asks until an answer comes, or the attempts are used up."""
-    rest: Piece | None = None
-    trouble: RefusedError
+    """Asks until an answer comes, or the attempts are used up; begins with a slot held."""
     attempts = refusals = 0
     try:
       while True:
-        async with self._slots:
+        try:
           await self._turn()
-          try:
-            answer = await self.client.complete(piece.ask.prompt, len(piece.samples))
-          except RejectedError as error:
-            self.pace.answered(time.monotonic())
-            self.record.reject(piece, str(error))
-            return
-          except TroubleError as error:
+          answer = await self.client.complete(piece.ask.prompt, len(piece.samples))
+        except RejectedError as error:
+          self.pace.answered(time.monotonic())
+          self.record.reject(piece, str(error))
+          return
+        except RefusedError as error:
+          trouble, now = error, time.monotonic()
+          if isinstance(error, TroubleError):
             attempts += 1
-            trouble = error
-            self.pace.answered(time.monotonic())
-            wait = self._wait(attempts, error)
-          except RefusedError as error:
-            trouble = error
-            refusals += 1
-            wait = self._wait(refusals, error)
-            self.pace.refused(time.monotonic(), wait)
+            wait = self._wait(attempts, _LONGEST_WAIT, error)
+            self.pace.answered(now)
           else:
-            self._heard = time.monotonic()
-            self.pace.answered(self._heard)
-            rest = self.record.add(piece, answer)
-            self._done += len(answer.completions)
-            return
+            refusals += 1
+            wait = self._wait(refusals, _LONGEST_REFUSED, error)
+            self.pace.refused(now, wait)
+        else:
+          self._heard = time.monotonic()
+          self.pace.answered(self._heard)
+          self._done += len(answer.completions)
+          if (rest := self.record.add(piece, answer)) is not None:
+            self.waiting.append(rest)  # the server gave fewer than `n`
+          return
+        finally:
+          self._slots.release()
         if attempts >= self.endpoint.attempts:
           self.failed.append(str(trouble))
           return
         self._check_patience(wait, trouble)
         await asyncio.sleep(wait)
+        await self._slots.acquire()
     finally:
       self._open -= len(piece.samples)
-      if rest is not None:  # the server gave fewer than `n`
-        self.waiting.append(rest)
       self._landed.set()
 
   async def _turn(self) -> None:
     if (wait := self.pace.turn(time.monotonic())) > 0:
       await asyncio.sleep(wait)
 
-  def _wait(self, tries: int, error: RefusedError) -> float:
+  def _wait(self, tries: int, longest: float, error: RefusedError) -> float:
     """Seconds before the next try: as told, or longer each time; never all in step."""
     if error.wait is not None:
       return error.wait + self._draws.uniform(0, min(1.0, 0.1 * error.wait))
-    return self._draws.uniform(0.5, 1) * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (tries - 1))
+    return self._draws.uniform(0.5, 1) * min(longest, _FIRST_WAIT * 2.0 ** (tries - 1))
 
   def _check_patience(self, wait: float, error: RefusedError) -> None:
     patience, where = self.endpoint.patience, self.endpoint.base_url
@@ -258,7 +256,7 @@ class _Run:
       return f"MAX_TOKENS = {endpoint.max_tokens:,} is reached"
     cost = endpoint.cost(*tokens)
     if endpoint.max_cost is not None and cost is not None and cost > endpoint.max_cost:
-      return f"MAX_COST = {endpoint.max_cost:,.2f} dollars is reached"
+      return f"MAX_COST = {endpoint.max_cost:g} dollars is reached"
     return None
 
   async def _tick(self) -> None:

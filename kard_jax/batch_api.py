@@ -181,8 +181,9 @@ class Batches:
     states = self._states()
     if any(path.name in states for path in waiting):  # a kill came in between
       async for batch in api.batches.list(limit=100):
-        if batch.metadata and "kard_requests" in batch.metadata:
-          known.setdefault(batch.metadata["kard_requests"], batch.id)
+        tag = (batch.metadata or {}).get("kard_requests")
+        if tag is not None and batch.status not in ("failed", "expired", "cancelled"):
+          known.setdefault(tag, batch.id)
     for path in waiting:
       content = path.read_bytes()
       tag = digest(path.name + content.decode())

@@ -178,7 +178,7 @@ class Asked:
   def account(self, outcome: asking.Outcome) -> dict[str, object]:
     """What was asked and used, for the record; says so where a cap ended it."""
     cost = self.endpoint.cost(outcome.prompt_tokens, outcome.completion_tokens)
-    spent = "" if cost is None else f", {cost:,.2f} dollars"
+    spent = "" if cost is None else f", {cost:,.3g} dollars"
     print(
       f"{self.endpoint.model}: {outcome.counts['answered']:,} of {outcome.counts['asked']:,} "
       f"completions; {outcome.prompt_tokens:,} tokens read, {outcome.completion_tokens:,} "
@@ -186,9 +186,7 @@ class Asked:
       flush=True,
     )
     if outcome.capped:
-      print(
-        f"{outcome.capped}: nothing more is asked; raise it and use --redo to go on", flush=True
-      )
+      print(f"{outcome.capped}: no more is asked; raise it, and --redo goes on", flush=True)
     return {
       "model": self.endpoint.model,
       **outcome.counts,
@@ -227,7 +225,7 @@ class Asked:
     else:
       pieces = pieces_of(asks, at_once=self.endpoint.at_once)
     found = asking.estimate(self.endpoint, pieces)
-    cost = "set PRICES for the cost" if found.cost is None else f"about {found.cost:,.2f} dollars"
+    cost = "set PRICES for the cost" if found.cost is None else f"about {found.cost:,.3g} dollars"
     print(
       f"{self.endpoint.model}: {found.requests:,} requests, about {found.prompt_tokens:,} tokens "
       f"read and {found.completion_tokens:,} written (at most, if REQUEST limits them); {cost}",

@@ -11,6 +11,7 @@ import contextlib
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ class Server:
     self.answers = collections.defaultdict(list)  # prompt -> the texts that were sent whole
     self.times = []  # of requests within the limit
     self.serial = 0
+    self.batches = Batches()
 
   def within_limit(self):
     if self.draws.random() < self.flags.moody_share:
@@ -63,10 +65,13 @@ class Server:
   async def serve(self, reader, writer):
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
       while head := await self.head(reader):
-        _, path, headers = head
+        method, path, headers = head
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         if path == "/stats":
           await self.send(writer, 200, self.stats())
+          continue
+        if path.startswith(("/v1/files", "/v1/batches")):
+          await self.send(writer, 200, self.batches.respond(method, path.split("?")[0], body))
           continue
         self.open += 1
         try:
@@ -185,8 +190,90 @@ class Server:
         "within_limit": len(self.times),
         "seconds": seconds,
         "times": self.times,
+        "batches": len(self.batches.known),
       }
     ).encode()
+
+
+class Batches:
+  """The Batch API: a batch is done when it is looked at the second time.
+
+  A request whose prompt says "broken" gets an error, one that says "expired" too, the first time.
+  """
+
+  def __init__(self):
+    self.files = {}
+    self.known = {}
+    self.expired = set()
+
+  def respond(self, method, path, body):
+    parts = path.removeprefix("/v1/").split("/")
+    if parts[-1] == "content":
+      return self.files[parts[1]]
+    if parts[0] == "files":
+      return self.dump(self.file(re.search(rb'(\{"custom_id.*?\n)\r\n--', body, re.DOTALL)[1]))
+    if method == "POST":
+      asked = json.loads(body)
+      batch = {
+        "id": f"batch_{len(self.known)}",
+        "object": "batch",
+        "endpoint": asked["endpoint"],
+        "completion_window": "24h",
+        "created_at": 0,
+        "input_file_id": asked["input_file_id"],
+        "metadata": asked["metadata"],
+        "status": "validating",
+      }
+      self.known[batch["id"]] = batch
+    elif len(parts) == 1:
+      return json.dumps(
+        {"object": "list", "has_more": False, "data": [*self.known.values()][::-1]}
+      ).encode()
+    else:
+      batch = self.known[parts[1]]
+      self.advance(batch)
+    return json.dumps(batch).encode()
+
+  def dump(self, id):
+    found = {"id": id, "object": "file", "bytes": 1, "created_at": 0, "filename": "x"}
+    return json.dumps(found | {"purpose": "batch", "status": "processed"}).encode()
+
+  def file(self, content):
+    id = f"file-{len(self.files)}"
+    self.files[id] = content
+    return id
+
+  def advance(self, batch):
+    if batch["status"] == "validating":
+      batch["status"] = "in_progress"
+      return
+    if batch["status"] == "completed":
+      return
+    good, bad, late = [], [], set()
+    for line in self.files[batch["input_file_id"]].splitlines():
+      row = json.loads(line)
+      prompt = row["body"]["messages"][0]["content"]
+      out = {"id": "x", "custom_id": row["custom_id"], "response": None, "error": None}
+      if "broken" in prompt:
+        problem = {"error": {"message": "no such thing", "code": "bad"}}
+        bad.append(out | {"response": {"status_code": 400, "body": problem}})
+      elif "expired" in prompt and prompt not in self.expired:
+        late.add(prompt)
+        bad.append(out | {"error": {"code": "batch_expired", "message": "too late"}})
+      else:
+        choices = [
+          {"finish_reason": "stop", "message": {"content": f"{row['custom_id']} {i} of {prompt}"}}
+          for i in range(row["body"].get("n", 1))
+        ]
+        usage = {"prompt_tokens": 7, "completion_tokens": 3 * len(choices)}
+        body = {"choices": choices, "usage": usage}
+        good.append(out | {"response": {"status_code": 200, "body": body}})
+    self.expired |= late
+    random.Random(0).shuffle(good)
+    batch["status"] = "completed"
+    for name, rows in (("output_file_id", good), ("error_file_id", bad)):
+      if rows:
+        batch[name] = self.file("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def main():

@@ -1,29 +1,35 @@
 """How fast to ask a server whose limit nobody told: as fast as it answers, and hardly faster.
 
-The limit is learned from refusals (HTTP 429), stretch by stretch. The rate doubles until some come;
-then it becomes what the server did answer, and a little more; without refusals it grows again. So
-nearly all of the limit is used, and few requests are refused, which some servers count too.
+As BBR does for packets, the rate follows the most answers a second of late: it doubles while that
+brings more of them, then stays near what was answered, with now and then a stretch above, to see
+whether there is more, and one below. So nearly all of a limit is used, and few requests are refused
+(HTTP 429), which some servers count too.
 
-Some servers refuse a share at any rate. There a lower rate does not lessen the share, as it would
-under a limit; then the rate goes back, and that share is put up with.
+Some servers refuse a share at any rate. It is the least share of late, as it shows in stretches
+below a limit, and requests are made in addition to make up for it.
+
+Source: Cardwell et al., BBR: Congestion-Based Congestion Control, ACM Queue 14(5), 2016.
 """
 
 from __future__ import annotations
 
+import collections
 import math
 
-_START = 32.0  # requests a second
+_START = 100.0  # requests a second
 _SLOWEST = 1 / 60
 _RESPONSES = 20  # that a stretch has at least,
 _SHORTEST, _LONGEST = 0.5, 20.0  # unless it is long; in seconds
-_FEW = 0.05  # share of refusals that is no reason to ask more slowly
-_MARGIN = 1.03  # above what was answered: less would leave a part of the limit unused
-_GROWTH = (1.03, 1.06, 1.12, 1.25, 1.5, 2.0)  # after so many stretches with few refusals
-_HALF = 0.5  # the deepest cut at once: what was answered may have been few for want of asking
-_TELLING = 0.75  # a cut below this part of a rate tells whether the rate matters
-_MOST_MOODY = 0.5  # a higher share of refusals is a limit in any case
-_FORGET = 0.97  # of that share, each stretch: the server may have changed
-_SILENCE = 1.0  # seconds of nothing but refusals, after which all wait
+_AT_FIRST = 0.3  # the shortest before any was refused
+_LATE = 10  # stretches that are remembered
+_FEW = 0.02  # share of refusals that tells of no limit
+_DOUBLE = 2.0
+_CYCLE = (1.25, 0.9, 1.03, 1.03, 1.03, 1.03, 1.03, 1.03)  # times what was answered
+_MORE = 1.2  # times as many answers: worth asking faster still
+_PATIENCE = 2  # stretches without so many more, after which doubling ends
+_MOST_MOODY = 0.5  # a share above this is a limit in any case
+_SILENCE = 1.0  # seconds of nothing but refusals, after which all wait,
+_LONGEST_SILENCE = 60.0  # and at most so long, unless the server says longer
 
 
 class Pace:
@@ -43,9 +49,11 @@ class Pace:
     self._row: float | None = None  # the first refusal since an answer
     self._began: float | None = None  # the stretch
     self._answered = self._refused = 0  # in it
-    self._good = len(_GROWTH)  # stretches in a row with few refusals; until the first, as if many
-    self._moody = 0.0  # share that is refused at any rate
-    self._before: tuple[float, float] | None = None  # rate and share of refusals before cuts
+    self._speeds: collections.deque[float] = collections.deque(maxlen=_LATE)  # answers a second
+    self._shares: collections.deque[float] = collections.deque(maxlen=_LATE)  # of refusals
+    self._best = 0.0  # the speed that a further doubling has to beat
+    self._doubling = _PATIENCE  # stretches for which the rate goes on doubling
+    self._phase = 0
 
   def turn(self, now: float) -> float:
     """Takes the next place in the line, and tells how long to wait for it."""
@@ -73,7 +81,8 @@ class Pace:
     if self._row is None:
       self._row = now
     elif now - self._row > _SILENCE:
-      self._next = max(self._next, now + wait)
+      longer = min(now - self._row, _LONGEST_SILENCE)  # each time about twice as long
+      self._next = max(self._next, now + max(wait, longer))
     self._learn(now)
 
   def _learn(self, now: float) -> None:
@@ -81,36 +90,29 @@ class Pace:
     if self._began is None:
       self._began = now
     seconds, responses = now - self._began, self._answered + self._refused
-    if seconds < _SHORTEST or (responses < _RESPONSES and seconds < _LONGEST):
+    shortest = _SHORTEST if self.refusals else _AT_FIRST
+    if seconds < shortest or (responses < _RESPONSES and seconds < _LONGEST):
       return
-    share, speed = self._refused / responses, self._answered / seconds
-    noise = 2 * math.sqrt(self._moody * (1 - self._moody) / responses)
-    if share > self._moody + _FEW + noise:
-      self._slow_down(share, speed)
-    else:
-      self._speed_up(speed)
-    self._moody *= _FORGET
+    speed = self._answered / seconds
+    self._speeds.append(speed)
+    self._shares.append(self._refused / responses)
     self._began, self._answered, self._refused = now, 0, 0
+    if speed > _MORE * self._best:
+      self._doubling = _PATIENCE
+    else:
+      self._doubling -= 1
+    gain = self._gain()
+    wanted = gain * max(self._speeds)
+    if gain >= 1:  # below a limit is where it shows which share is refused at any rate
+      wanted /= 1 - min(*self._shares, _MOST_MOODY)
+    self._best = max(self._speeds)
+    # At most a half less: what was answered may have been little for want of asking.
+    self.rate = max(min(wanted, _DOUBLE * self.rate), self.rate / _DOUBLE, _SLOWEST)
 
-  def _speed_up(self, speed: float) -> None:
-    self._before = None
-    grown = self.rate * _GROWTH[min(self._good, len(_GROWTH) - 1)]
-    # Far above what is answered, something else holds us back; a limit would be met too late.
-    self.rate = max(min(grown, 4 * speed), min(self.rate, _START))
-    self._good += 1
-
-  def _slow_down(self, share: float, speed: float) -> None:
-    self._good = 0
-    if self._before is not None:
-      rate, before = self._before
-      part = self.rate / rate
-      if part < _TELLING:
-        self._before = None
-        under_a_limit = max(0.0, 1 - (1 - before) / part)
-        if share > (before + under_a_limit) / 2 and share < _MOST_MOODY:
-          self.rate, self._moody, self._good = rate, share, len(_GROWTH)
-          return
-    if self._before is None:
-      self._before = self.rate, share
-    wanted = _MARGIN * speed / (1 - self._moody)
-    self.rate = max(min(wanted, self.rate), _HALF * self.rate, _SLOWEST)
+  def _gain(self) -> float:
+    if self._doubling > 0 or max(self._shares) < _FEW:
+      self._phase = 0
+      return _DOUBLE
+    gain = _CYCLE[self._phase % len(_CYCLE)]
+    self._phase += 1
+    return gain
