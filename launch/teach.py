@@ -76,6 +76,9 @@ def teach(
     for split in splits
     if (stage.workdir / f"questions/{split}.jsonl").exists()
   }
+  if endpoint is not None and endpoint.leaves_off:
+    endpoint(stage, dataset, [q for some in by_split.values() for q in some], samples)
+  # A model that cannot be loaded must show before anything is paid for.
   judging = _judge(keep_if, keep_unstated, judge, stage, dataset)
   asked: asking.Outcome | None = None
   if endpoint is None:
@@ -139,6 +142,11 @@ class Asked:
   exemplars: int = 5
   batch: str | None = None
   dry_run: bool = False
+
+  @property
+  def leaves_off(self) -> bool:
+    """Whether this is a step after which there is nothing to judge."""
+    return self.dry_run or self.batch in ("write", "submit")
 
   def __call__(
     self, stage: Stage, dataset: registry.Dataset, questions: Sequence[Question], samples: int
