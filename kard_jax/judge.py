@@ -173,8 +173,6 @@ def table(by_split: Mapping[str, Mapping[str, Any]]) -> str:
   names = {
     "asked": "asked for",
     "answered": "answered",
-    "rejected": "refused by the endpoint",
-    "cut": "cut at the length limit",
     "empty": "empty",
     "parsed": "state an answer",
     "answer_match": "state the gold answer",
@@ -184,15 +182,21 @@ def table(by_split: Mapping[str, Mapping[str, Any]]) -> str:
     "questions": "questions",
     "questions_with_rationale": "questions with a rationale",
   }
-  lines = [f"{'':27}" + "".join(f"{split:>12}" for split in by_split)]
+  judged = any(found["judged"] for found in by_split.values())
+  lines = [" " * _WIDTH + "".join(f"{split:>12}" for split in by_split)]
   for key, name in names.items():
-    values = [found.get(key) for found in by_split.values()]
-    if any(value is not None for value in values):
-      shown = ("" if value is None else f"{value:,}" for value in values)
-      lines.append(f"{name:27}" + "".join(f"{text:>12}" for text in shown))
+    if judged or not key.startswith("judge"):
+      lines.append(_line(name, [found[key] for found in by_split.values()]))
   for kept in ("kept", "rejected"):
     reasons = dict.fromkeys(r for found in by_split.values() for r in found["reasons"][kept])
     for reason in reasons:
       values = [found["reasons"][kept].get(reason, 0) for found in by_split.values()]
-      lines.append(f"{kept + ': ' + reason:27}" + "".join(f"{value:>12,}" for value in values))
+      lines.append(_line(f"{kept}: {reason}", values))
   return "\n".join(lines)
+
+
+_WIDTH = 40
+
+
+def _line(name: str, values: Sequence[int]) -> str:
+  return name.ljust(_WIDTH) + "".join(f"{value:>12,}" for value in values)

@@ -193,6 +193,9 @@ class Asked:
       f"written{spent}",
       flush=True,
     )
+    for name, told in (("cut", "cut at the length limit"), ("rejected", "rejected by the server")):
+      if outcome.counts[name]:
+        print(f"{outcome.counts[name]:>7,} {told}", flush=True)
     if outcome.capped:
       print(f"{outcome.capped}: no more is asked; raise it, and --redo goes on", flush=True)
     return {

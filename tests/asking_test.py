@@ -169,12 +169,13 @@ class TestWhatEndsARun:
     for text in (shown.getvalue(), captured.out, captured.err, caplog.text, files, repr(caught)):
       assert wrong not in text
 
-  def test_trouble_at_each_attempt(self, tmp_path, monkeypatch):
+  @pytest.mark.parametrize("fault", ["error", "cut_body", "malformed", "nonsense", "empty"])
+  def test_trouble_at_each_attempt(self, tmp_path, monkeypatch, fault):
     monkeypatch.setattr(asking, "_FIRST_WAIT", 0.01)
-    with endpoint_server.start(error_share=1) as server:
+    with endpoint_server.start(**{f"{fault}_share": 1}) as server:
       with pytest.raises(InputError, match=r"4 of 4 completions did not come, after 3 att"):
         asked(server.url, tmp_path / "journal.jsonl", asks(2, samples=2), attempts=3)
-      assert server.stats()["seen"]["error"] == 12
+      assert server.stats()["seen"][fault] == 12
 
   def test_silence(self, tmp_path, monkeypatch):
     monkeypatch.setattr(asking, "_FIRST_WAIT", 0.1)

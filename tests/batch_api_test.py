@@ -109,7 +109,7 @@ def test_results_that_were_fetched_by_hand_are_taken(server, tmp_path):
   assert report.collected == 1
   assert [reason.split(" (")[0] for reason in report.errors] == ["a row that makes no sense"]
   assert texts(server, tmp_path, WANTED[:1]) == {"q0": ["By hand."]}
-  assert one.collect().collected == 0
+  assert one.collect() == (0, {}, report.errors)
   with pytest.raises(InputError, match=r"requests-00001\.jsonl:2: was answered since"):
     one.submit()
   results.write_text(json.dumps(result | {"custom_id": "other-0-1"}) + "\n")

@@ -122,7 +122,7 @@ def test_counts_at_each_filter():
   }
   assert judge.counts(rows, [Q2], 5)["answered"] == 2
   text = judge.table({"train": found, "test": judge.counts(rows, [Q2], 5)})
-  lines = {line[:27].strip(): line[27:].split() for line in text.splitlines()}
+  lines = {line[:40].strip(): line[40:].split() for line in text.splitlines()}
   assert lines[""] == ["train", "test"]
   assert lines["answered"] == ["6", "2"]
   assert lines["lead the judge to gold"] == ["1", "1"]
