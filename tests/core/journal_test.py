@@ -1,9 +1,7 @@
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -91,13 +89,11 @@ def test_what_was_appended_outlives_a_kill(tmp_path):
   process = subprocess.Popen(
     [sys.executable, "-c", _WRITER, path], stdout=subprocess.PIPE, text=True
   )
-  time.sleep(0.1)
-  process.stdout.readline()
+  told = [int(process.stdout.readline()) for _ in range(50)]
   process.send_signal(signal.SIGKILL)
-  told = process.stdout.read().splitlines()
+  process.stdout.close()
   process.wait()
   with Journal(path) as journal:  # the lock died with it
     numbers = [row["number"] for row in journal.rows]
   assert numbers == list(range(len(numbers)))
-  assert len(numbers) > int(told[-2])
-  assert len(json.dumps(numbers)) > 2
+  assert len(numbers) > told[-1]
