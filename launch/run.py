@@ -35,6 +35,7 @@ LAUNCHERS = {
   "rerank": "rerank",
   "answer": "answer",
   "score": "score",
+  "memorise": "memorise",
 }
 
 
