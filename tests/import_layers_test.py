@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIGURES = {"statistics", "measures", "hits", "ranking", "scorecard"}
 SCORES = FIGURES | {"scorecard_table", "report", "report_data"}
 ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
-METHOD = {"teacher", "judge", "silver", "compose", "answer"} | ENDPOINT | SCORES
+THEORY = {"memorisation", "memorisation_page", "memorisation_plot"}
+METHOD = {"teacher", "judge", "silver", "compose", "answer"} | ENDPOINT | SCORES | THEORY
 PARTS = {"retrieval", "student", "reranker"}
 LEAVES = {"questions", "prompts", "exemplars"}  # what everything but core speaks of
 LEVELS = {
@@ -38,6 +39,7 @@ LIGHT = [
   "kard_jax.ranking",
   "kard_jax.scorecard",
   "kard_jax.scorecard_table",
+  "kard_jax.memorisation_page",
   "kard_jax.retrieval.index",
   "kard_jax.retrieval.builder",
   "kard_jax.retrieval.blocks",
