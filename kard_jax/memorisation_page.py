@@ -40,7 +40,8 @@ svg .soft { fill: var(--soft); } svg .name { font-weight: 600; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
+td { white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 """
 _STYLE += "".join(
   f".s{n} {{ stroke: var(--c{n}); }} .f{n} {{ fill: var(--c{n}) !important; }}\n" for n in range(5)
@@ -60,7 +61,7 @@ def render(points: Sequence[Point], enough: float) -> str:
     _figure(f"{kind} the knowledge base", _accuracy_plot(found, sizes, points[0].options, knows))
     for kind, knows in (("Without", False), ("With", True))
   ]
-  stored = _figure("What parameters must hold, bits", _bits_plot(found, sizes, points[0].options))
+  stored = _figure("Bits that answers without it show", _bits_plot(found, sizes, points[0].options))
   needs = _figure(
     f"Smallest student that answers {enough:.0%}", _needed_plot(needed(found, enough), sizes)
   )
@@ -79,7 +80,8 @@ def render(points: Sequence[Point], enough: float) -> str:
 <p>Students of {len(sizes)} sizes learn N facts of {math.log2(points[0].options):.3g} bits each (one
 of {points[0].options} values of an invented place), and are asked about each in a wording that was
 held out. Some answer from their parameters alone; the others read the passage that BM25 finds by
-the question. Lines are means of {seeds} seeds, dots the seeds, whiskers 95% intervals (Wilson).</p>
+the question. Lines bear the student's number of parameters; they are means of {seeds} seeds, pale
+dots the seeds, whiskers 95% intervals (Wilson).</p>
 <h2>Accuracy against the number of facts</h2>
 <div class="plots">{"".join(accuracy)}</div>
 <h2>How storage grows</h2>
