@@ -96,6 +96,7 @@ def sweep(
   overrides: Sequence[str],
   redo: str | None = None,
   methods: Sequence[str] | None = None,
+  donors: Sequence[str] = (),
 ) -> None:
   """Runs a recipe once for each value of a sweep; what a value does not change is made once.
 
@@ -105,17 +106,18 @@ def sweep(
     overrides: as for `run`, and SWEEP_VALUES.
     redo: as for `run`, in each run of the sweep.
     methods: as for `run`; None runs those that the sweep's file names.
+    donors: as for `run`, besides the recipe's own work directory and those of other values.
 
   Raises:
     InputError: as `run`, or the sweep's file does not fit.
     Failed: a stage failed.
   """
   points = recipes.sweep(folder, gin_file, overrides)
-  donors = [config.workdir(config.resolve_unchecked(config.stages(folder)[0], overrides))]
+  places = [*donors, config.workdir(config.resolve_unchecked(config.stages(folder)[0], overrides))]
   for point in points:
     print(f"\n{gin_file.stem}: {point.value}", flush=True)
-    run(folder, point.overrides, redo, methods or point.methods, donors)
-    donors.append(point.workdir)
+    run(folder, point.overrides, redo, methods or point.methods, places)
+    places.append(point.workdir)
 
 
 def _launch(planned: recipes.Planned, redo: bool) -> None:
@@ -188,6 +190,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     metavar="NAME",
     help="one run a value: a name below gin_configs/sweeps, or a gin file",
   )
+  flags.add_argument(
+    "--reuse",
+    action="append",
+    default=[],
+    metavar="WORKDIR",
+    help="take stages from there that were made of the same things, such as another model's index",
+  )
   flags.add_argument("--redo", metavar="STAGE", help="make this stage and all after it again")
   arguments, overrides = config.parse_arguments(flags, sys.argv[1:] if argv is None else argv)
   methods = arguments.methods.split(",") if arguments.methods else None
@@ -195,9 +204,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   def work() -> None:
     folder = find_recipe(arguments.recipe)
     if arguments.sweep:
-      sweep(folder, find_sweep(arguments.sweep), overrides, arguments.redo, methods)
+      gin_file = find_sweep(arguments.sweep)
+      sweep(folder, gin_file, overrides, arguments.redo, methods, arguments.reuse)
     else:
-      run(folder, overrides, arguments.redo, methods)
+      run(folder, overrides, arguments.redo, methods, arguments.reuse)
 
   try:
     return config.exit_status(work)

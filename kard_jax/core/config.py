@@ -215,7 +215,7 @@ def _check_macros(settings: Settings) -> None:
   bound = {key for key in settings.bindings if "." not in key}
   used = settings.mentioned
   unused = sorted(bound - used - _READ_HERE)
-  siblings = _used_by_siblings(settings.files[0]) if unused else frozenset()
+  siblings = _used_by_siblings(settings) if unused else frozenset()
   for key in unused:
     where = settings.bindings[key].where
     nearby = frozenset() if where.startswith("--gin.") else siblings
@@ -230,11 +230,13 @@ def _check_macros(settings: Settings) -> None:
         raise InputError(f"{binding.where}: {key} uses %{name}, bound nowhere{near(name, bound)}")
 
 
-def _used_by_siblings(gin_file: str) -> frozenset[str]:
+def _used_by_siblings(settings: Settings) -> frozenset[str]:
   """The macros that other stages of the same recipe use: stages share a file of macros."""
+  folders = {path.parent for some in _shared(settings) for path in some}
   return frozenset(
     macro
-    for path in stage_files(find(gin_file).parent)
+    for folder in sorted({find(settings.files[0]).parent, *folders})
+    for path in stage_files(folder)
     for _, binding in _all_statements(str(path))
     for macro in binding.macros
   )
@@ -242,30 +244,43 @@ def _used_by_siblings(gin_file: str) -> frozenset[str]:
 
 def stage_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """The numbered gin files of a recipe, `1_prepare.gin` to `9_score.gin`, in their order."""
-  paths = [path for path in folder.glob("*.gin") if re.match(r"\d+_", path.name)]
-  return sorted(paths, key=lambda path: (int(path.name.split("_")[0]), path.name))
+  return sorted((p for p in folder.glob("*.gin") if re.match(r"\d+_", p.name)), key=_place)
+
+
+def _place(path: pathlib.Path) -> tuple[int, str]:
+  return int(path.name.split("_")[0]), path.name
 
 
 def stages(folder: pathlib.Path) -> list[list[str]]:
   """The gin files of each stage of a recipe, in their order.
 
-  A recipe is a folder of numbered stages; or one whose `recipe.gin` names such a folder by STAGES
-  and says what is special, so that it is given behind each of those stages.
+  A recipe is a folder of numbered stages. Or its `recipe.gin` names one or more such folders by
+  STAGES and says what is special: it is given behind each of their stages. A stage of a later
+  folder, or of the recipe's own, takes the place of an earlier one's of the same name.
 
   Raises:
     InputError: STAGES names no folder with stages.
   """
   recipe = folder / "recipe.gin"
-  own = [[str(path)] for path in stage_files(folder)]
-  if own or not recipe.is_file():
-    return own
-  name = resolve_unchecked([str(recipe)]).value(STAGES)
-  if name is None:
-    return []
-  for place in (pathlib.Path(name), ROOT / name):
-    if paths := stage_files(place):
-      return [[str(path), str(recipe)] for path in paths]
-  raise InputError(f"{recipe}: STAGES = {name!r} is no folder with stages such as 1_prepare.gin")
+  own = stage_files(folder)
+  shared = _shared(resolve_unchecked([str(recipe)])) if recipe.is_file() else []
+  if not shared:
+    return [[str(path)] for path in own]
+  paths = {stage_name_of(path): path for some in (*shared, own) for path in some}
+  return [[str(path), str(recipe)] for path in sorted(paths.values(), key=_place)]
+
+
+def _shared(settings: Settings) -> list[list[pathlib.Path]]:
+  """The stages in each folder of STAGES."""
+  named = settings.value(STAGES) or []
+  found = []
+  for name in [named] if isinstance(named, str) else named:
+    places = (stage_files(place) for place in (pathlib.Path(name), ROOT / name))
+    if not (paths := next(filter(None, places), [])):
+      where = settings.bindings[STAGES].where
+      raise InputError(f"{where}: {name!r} is no folder with stages such as 1_prepare.gin")
+    found.append(paths)
+  return found
 
 
 def near(name: str, names: Collection[str]) -> str:
@@ -319,7 +334,12 @@ def _quiet() -> Iterator[None]:
 
 def stage_name(settings: Settings) -> str:
   """`gin_configs/recipes/x/3_student_kard.gin` -> `student_kard`."""
-  return re.sub(r"^\d+_", "", pathlib.Path(settings.files[0]).stem)
+  return stage_name_of(pathlib.Path(settings.files[0]))
+
+
+def stage_name_of(path: pathlib.Path) -> str:
+  """The same, of the stage's own gin file."""
+  return re.sub(r"^\d+_", "", path.stem)
 
 
 def workdir(settings: Settings) -> str:

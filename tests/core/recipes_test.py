@@ -49,14 +49,30 @@ def test_a_recipe_may_say_where_its_stages_are(mine):
   ]  # fmt: skip
   assert planned[0].settings.value("DATASET") == "planets"
   assert str(planned[0].stage().workdir) == "runs/mine"
-  (mine / "1_own.gin").write_text("WORKDIR = 'a'\nx.y = 1\n")
-  assert names(recipes.plan(mine)) == ["own"]  # stages of its own come first
+
+
+def test_stages_of_later_folders_and_of_its_own_take_the_place_of_others(mine):
+  (mine.parent / "judged").mkdir()
+  (mine.parent / "judged/5_student_kard.gin").write_text("x.judged = %MINE\nMINE = 1\n")
+  recipe = mine / "recipe.gin"
+  recipe.write_text(recipe.read_text().replace("'stages'", "['stages', 'judged']"))
+  (mine / "2_student_rd.gin").write_text("x.own = %DATASET\n")
+  (mine / "4_teach.gin").write_text("x.own = 1\n")
+  planned = recipes.plan(mine, ["MINE=3"])
+  assert names(planned) == [
+    "prepare", "student_rd", "teach", "student_dapt", "student_kard", "reranker", "answer_bm25",
+    "answer_neural", "answer_rd", "score",
+  ]  # fmt: skip
+  settings = {stage.name: stage.settings for stage in planned}
+  assert settings["student_kard"].value("x.judged") == 3
+  assert settings["student_kard"].value("x.k") is None
+  assert settings["student_rd"].value("x.own") == "planets"
 
 
 def test_a_recipe_without_stages_says_so(mine):
   recipe = mine / "recipe.gin"
   recipe.write_text("STAGES = 'nowhere'\nWORKDIR = 'a'\n")
-  with pytest.raises(InputError, match=r"recipe\.gin: STAGES = 'nowhere' is no folder"):
+  with pytest.raises(InputError, match=r"recipe\.gin:1: 'nowhere' is no folder with stages"):
     recipes.plan(mine)
   recipe.write_text("WORKDIR = 'a'\n")
   with pytest.raises(InputError, match="no numbered gin files"):
