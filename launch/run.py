@@ -112,6 +112,8 @@ def sweep(
     InputError: as `run`, or the sweep's file does not fit.
     Failed: a stage failed.
   """
+  if methods:
+    overrides = [*overrides, f"METHODS={list(methods)!r}"]
   points = recipes.sweep(folder, gin_file, overrides)
   places = [*donors, config.workdir(config.resolve_unchecked(config.stages(folder)[0], overrides))]
   for point in points:
