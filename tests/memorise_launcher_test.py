@@ -124,7 +124,7 @@ def test_the_chart_is_of_all_points(made, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_gap(tmp_path):
   """The recipe, cut down: a small student cannot hold 1,024 facts, and reads them with ease."""
-  macros = ["SEEDS=2", "FACTS=(64, 1024)", "STEPS=1000", "EXPOSURES=150"]
+  macros = ["SEEDS=2", "FACTS=(64, 1024)", "STEPS=1500", "EXPOSURES=300"]
   macros += ["POINTS=('memorise_width_8', 'memorise_width_16', 'memorise_width_32')"]
   flags = [f"--gin.{macro}" for macro in (*macros, f"WORKDIR={str(tmp_path)!r}")]
   assert run.main([f"--recipe={RECIPE}", *flags]) == 0
@@ -132,9 +132,9 @@ def test_the_gap(tmp_path):
   accuracy = {(m["student"], m["facts"], m["knowledge"]): m["accuracy"] for m in card["means"]}
   small, large = "memorise_width_8", "memorise_width_32"
   assert accuracy[small, 1024, True] > 0.97
-  assert accuracy[small, 1024, False] < 0.75
-  assert accuracy[large, 1024, False] > accuracy[small, 1024, False] + 0.2
-  assert accuracy[small, 64, False] > accuracy[small, 1024, False] + 0.15
+  assert accuracy[small, 1024, False] < 0.9
+  assert accuracy[large, 1024, False] > accuracy[small, 1024, False] + 0.1
+  assert accuracy[small, 64, False] > accuracy[small, 1024, False] + 0.1
   many = [p for p in card["points"] if p["facts"] == 1024]
   new = lambda knowledge: [p["new_right"] / 256 for p in many if p["knowledge"] == knowledge]
   assert min(new(True)) > 0.9  # read in a passage, never trained on
