@@ -93,25 +93,35 @@ class Rope:
         raise InputError("rope.Rope.scaling = 'dynamic' needs a head_dim of 4 or more, this is 2")
       frequencies_BxJ = self._stretched(lengths_B, head_dim)
     else:
-      frequencies_BxJ = jnp.asarray(self.frequencies(head_dim), jnp.float32)[None]
+      frequencies_BxJ = jnp.asarray(self.frequencies(head_dim))[None]
     angles_BxTxJ = positions_BxT.astype(jnp.float32)[..., None] * frequencies_BxJ[:, None]
     factor = self._attention_factor()
     return Rotation(jnp.cos(angles_BxTxJ) * factor, jnp.sin(angles_BxTxJ) * factor)
 
   def frequencies(self, head_dim: int) -> np.ndarray:
-    """Radians a position for each pair [J] of a text within the original length."""
-    plain_J = self.theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    """Radians a position for each pair [J] of a text within the original length, float32.
+
+    Each step is rounded to float32, in the order of the published codes: positions multiply what a
+    single last rounding would change, and checkpoints were trained with these numbers.
+    """
+    one, factor = np.float32(1), np.float32(self.factor)
+    plain_J = one / self._powers(head_dim)
     if self.scaling == "linear":
-      return plain_J / self.factor
+      return plain_J / factor
     if self.scaling == "llama3":
-      turns_J = self.original_length * plain_J / (2 * math.pi)
-      low, high = self.low_frequency_factor, self.high_frequency_factor
-      kept_J = np.clip((turns_J - low) / (high - low), 0.0, 1.0)
-      return plain_J * (kept_J + (1 - kept_J) / self.factor)
+      waves_J = np.float32(2 * math.pi) / plain_J
+      low, high = np.float32(self.low_frequency_factor), np.float32(self.high_frequency_factor)
+      kept_J = np.clip((np.float32(self.original_length) / waves_J - low) / (high - low), 0, 1)
+      return (one - kept_J) * plain_J / factor + kept_J * plain_J
     if self.scaling == "yarn":
-      kept_J = self._kept(head_dim)
-      return plain_J * (kept_J + (1 - kept_J) / self.factor)
+      kept_J = self._kept(head_dim).astype(np.float32)
+      return one / (factor * self._powers(head_dim)) * (one - kept_J) + plain_J * kept_J
     return plain_J
+
+  def _powers(self, head_dim: int) -> np.ndarray:
+    """Positions that each pair [J] takes for a radian."""
+    exponents_J = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return (self.theta ** exponents_J.astype(np.float64)).astype(np.float32)
 
   def _kept(self, head_dim: int) -> np.ndarray:
     """YaRN: the share of each pair's own frequency; the rest is divided by the factor."""
