@@ -25,7 +25,6 @@ from kard_jax.core.files import InputError, PathLike
 _ZIP = (".zip",)
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ROWS = r"\.(jsonl|json|csv|tsv)(\.gz)?"  # how the name of a file of rows ends
-csv.field_size_limit(1 << 24)
 
 
 class Release:

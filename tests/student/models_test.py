@@ -186,7 +186,14 @@ def test_macros_of_a_recipe_reach_the_network():
 
 
 def test_every_student_file_is_tested():
-  assert {path.stem for path in FILES.glob("t5_*.gin")} == {*PUBLISHED, "t5_tiny"}
+  assert {path.stem for path in FILES.glob("t5_*.gin")} == {*PUBLISHED, "t5_tiny", "t5_memoriser"}
   assert {*CONFIGS} == {*DECODERS}
   students = {path.stem for path in FILES.glob("*.gin") if "NETWORK = " in path.read_text()}
-  assert students == {*PUBLISHED, *DECODERS, "t5_tiny", "gpt_tiny", "pretrained"}
+  assert students == {
+    *PUBLISHED,
+    *DECODERS,
+    "t5_tiny",
+    "t5_memoriser",
+    "gpt_tiny",
+    "pretrained",
+  }
