@@ -13,9 +13,10 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kard_jax.answer_parser import Parsed
 from kard_jax.core.files import InputError
 from kard_jax.exemplars import Exemplar
-from kard_jax.prompts import Parsed, Prompts
+from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 
 

@@ -17,7 +17,12 @@ ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
 THEORY = {"memorisation", "memorisation_page", "memorisation_plot"}
 METHOD = {"teacher", "judge", "silver", "compose", "answer"} | ENDPOINT | SCORES | THEORY
 PARTS = {"retrieval", "student", "reranker"}
-LEAVES = {"questions", "prompts", "exemplars"}  # what everything but core speaks of
+LEAVES = {
+  "questions",
+  "prompts",
+  "answer_parser",
+  "exemplars",
+}  # all but core know these
 LEVELS = {
   **dict.fromkeys(["core"], 0),
   **dict.fromkeys(LEAVES, 1),
@@ -31,6 +36,7 @@ LIGHT = [
   "kard_jax.questions",
   "kard_jax.exemplars",
   "kard_jax.prompts",
+  "kard_jax.answer_parser",
   "kard_jax.teacher",
   "kard_jax.judge",
   "kard_jax.asking",

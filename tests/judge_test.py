@@ -4,10 +4,11 @@ import math
 import pytest
 
 from kard_jax import judge
+from kard_jax.answer_parser import Parsed
 from kard_jax.core.files import InputError
 from kard_jax.exemplars import Exemplar
 from kard_jax.judge import Case, FirstToKeep, LanguageModel, StatedAnswer, Verdict
-from kard_jax.prompts import Parsed, Prompts
+from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
 from kard_jax.teacher import RecordedTeacher, teach
 
