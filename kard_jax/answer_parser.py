@@ -158,6 +158,20 @@ _REVERSE = (
 )
 
 
+# "We choose answer (A) as the correct option", "which leaves us with option (A)", "making the answer
+# (B) no". Only letters, as options or in brackets: rationales tell of people who choose iron, too.
+_CHOICE = re.compile(
+  r"\b(?:choos(?:e|ing)|select(?:ing)?|pick(?:ing)?|go(?:ing)?\s+with|leav(?:es?|ing)"
+  r"|answer(?:ing)?\s+th(?:e|is)\s+question"
+  r"|mak(?:es|ing)\s+the(?:\s+\w+)?\s+answer(?:\s+to\s+th(?:e|is)\s+question)?"
+  r"|equivalent|corresponds)"
+  r"(?:\s+(?:us|you|only|just|with|as|to|the|correct|right|best|remaining)\b){0,6}"
+  r"\s+(?:(?:answer|option|choice)\s+(?:choice\s+)?(?=\(?[A-Z]\b)|(?=\([A-Z]\)))",
+  re.IGNORECASE,
+)
+_DOUBT = re.compile(rf"{_DENIAL.pattern}|\b(?:may|might|could|would|to)\s+$", re.IGNORECASE)
+
+
 @functools.lru_cache(maxsize=64)
 def _opening(marker: str) -> re.Pattern[str]:
   """Finds the marker in any case, however its words are spaced; SentencePiece makes one line."""
@@ -232,3 +246,7 @@ def _prose_claims(text: str, options: tuple[str, ...]) -> Iterator[_Claim]:
       if not _DENIAL.search(match[3]):
         index = LETTERS.index(match[1] or match[2])
         yield _Claim(match.start(), None, index if index < len(options) else None)
+  for match in _CHOICE.finditer(text):
+    before = _SENTENCE_END.split(text[max(0, match.start() - 120) : match.start()])[-1]
+    if not _DOUBT.search(_CLAUSE.split(before)[-1]) and (vote := _vote(text, match.end(), options)):
+      yield _Claim(match.end(), None, vote.answer)
