@@ -158,8 +158,8 @@ _REVERSE = (
 )
 
 
-# "We choose answer (A) as the correct option", "which leaves us with option (A)", "making the answer
-# (B) no". Only letters, as options or in brackets: rationales tell of people who choose iron, too.
+# "We choose answer (A) as the correct option", "which leaves us with (A)", "making the answer (B)".
+# Only letters, as options or in brackets: rationales tell of people who choose iron, too.
 _CHOICE = re.compile(
   r"\b(?:choos(?:e|ing)|select(?:ing)?|pick(?:ing)?|go(?:ing)?\s+with|leav(?:es?|ing)"
   r"|answer(?:ing)?\s+th(?:e|is)\s+question"
