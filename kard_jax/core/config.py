@@ -31,6 +31,7 @@ from kard_jax.core.files import InputError
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # where `gin_configs/` stands
 WORKDIR, STAGES = "WORKDIR", "STAGES"
 _READ_HERE = {WORKDIR, STAGES}  # macros that launchers read themselves
+_ASIDE = ("partitioning.", "monitor.", "@monitor.")  # what decides no output
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 
@@ -71,8 +72,13 @@ class Settings:
     """The settings that decide a stage's outputs: parameters, and the macros that reach them.
 
     Not where it is put (WORKDIR), nor on which devices it runs: a run may go on on another mesh.
+    Nor what is shown of it.
     """
-    reached = {key for key in self.bindings if "." in key and not key.startswith("partitioning.")}
+    reached = {
+      key
+      for key, binding in self.bindings.items()
+      if "." in key and not any(text.startswith(_ASIDE) for text in (key, binding.value))
+    }
     waiting = [macro for key in reached for macro in self.bindings[key].macros]
     while waiting:
       macro = waiting.pop()

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
-from kard_jax.core import checkpoints, monitor, prefetch, selection
+from kard_jax.core import checkpoints, flops, monitor, prefetch, selection
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Batch, Loss, Mean, Objective, Params
 from kard_jax.core.partitioning import Partitioner
@@ -63,6 +63,7 @@ class Trainer:
       "decoder"; None trains all. The others are in no checkpoint: a run goes on, and is read
       again, from the same initial parameters.
     frozen_dtype: element type in which the others are kept; "bfloat16" halves their memory.
+    monitoring: a profile, and where else the figures go.
   """
 
   steps: int
@@ -75,6 +76,7 @@ class Trainer:
   kept: checkpoints.Checkpoints = checkpoints.Checkpoints()
   trained: Sequence[str] | None = None
   frozen_dtype: DTypeLike = jnp.float32
+  monitoring: monitor.Monitoring = monitor.Monitoring()
 
   def __post_init__(self) -> None:
     for name in ("steps", "evaluate_every", "save_every", "log_every"):
@@ -116,6 +118,7 @@ def train(
   """
   partitioner = trainer.partitioner
   rows = partitioner.rows(batches.batch_size)
+  share = batches.batch_size / (rows.stop - rows.start)  # other processes have as many tokens a row
   tx = trainer.optimizer(trainer.steps)
   beginning = Beginning(
     objective,
@@ -136,19 +139,20 @@ def train(
   evaluate = Evaluation(objective, partitioner, list(validation))
   with (
     trainer.kept.open(folder) as saved,
-    monitor.Monitor(folder, trainer.steps, trainer.log_every) as seen,
+    monitor.Monitor(folder, trainer.steps, trainer.log_every, trainer.monitoring) as seen,
   ):
     state, frozen = beginning.begin(saved)
     begin = int(state.step)
-    seen.begin(begin)
+    seen.begin(begin, lambda: _work(objective, beginning, state.params, frozen))
     late: tuple[int, dict[str, jax.Array]] | None = None
     metrics: dict[str, float] = {}
-    for step, (batch, tokens) in prefetch.ahead(batches, rows, partitioner, begin, trainer.steps):
+    ahead = prefetch.ahead(batches, rows, partitioner, begin, trainer.steps)
+    for step, (batch, tokens) in seen.batches(ahead):
       state, now = step_fn(state, frozen, batch)
       if late is not None:  # the step before is done by now: reading it stalls nothing
         metrics = _read(*late, batches, seen)
       late = (step, now)
-      seen.stepped(step, tokens)
+      seen.stepped(step, round(tokens * share), now["loss"])
       done, last = step + 1, step + 1 == trainer.steps
       evaluated = None
       if evaluate.batches and (last or done % trainer.evaluate_every == 0):
@@ -226,6 +230,20 @@ def _means(loss: Loss) -> dict[str, jax.Array]:
 
 def _divide(mean: Mean) -> jax.Array:
   return mean.total / jnp.maximum(mean.weight, 1e-8)
+
+
+def _work(objective: Objective, beginning: Beginning, params: Params, frozen: Params) -> float:
+  """FLOPs of a step and device."""
+
+  def total(params: Params, frozen: Params, batch: Batch) -> jax.Array:
+    return objective.loss(selection.join(params, frozen), batch, jax.random.key(0)).total
+
+  trained, parameters = beginning.counts()
+  with beginning.partitioner.active():
+    step = flops.training_step(
+      total, params, frozen, dict(beginning.batch), trained=trained / parameters
+    )
+  return step / beginning.partitioner.mesh.size
 
 
 class Evaluation:

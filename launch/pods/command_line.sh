@@ -2,6 +2,11 @@
 # What the scripts beside it have in common: flags, errors of one line, quoting, --dry_run.
 # It is sourced; it runs nothing.
 
+if ((BASH_VERSINFO[0] * 10 + BASH_VERSINFO[1] < 44)); then
+  printf 'error: bash 4.4 or newer is needed, this is %s\n' "$BASH_VERSION" >&2
+  exit 2
+fi
+shopt -s inherit_errexit # an error in $(...) ends the script too
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 readonly ROOT
 # What a launcher leaves with when SIGTERM made it save before its end: start it again.
@@ -57,7 +62,7 @@ explain() { sed -n '2,/^[^#]/{ /^#/!q; s/^# \{0,1\}//; p; }' "$1"; }
 # read_flags NAMES WORD...: sets a variable of the same name for every --name=value and --name value;
 # `name!` takes no value and becomes `yes`. What stands behind `--` becomes `launcher`.
 read_flags() {
-  local known=" $1 " word name value
+  local known=" $1 " word flag given # none of these may be the name of a flag
   shift
   while [ $# -gt 0 ]; do
     word="$1"
@@ -67,27 +72,27 @@ read_flags() {
       return
     fi
     [[ "$word" == --* ]] || fail "$word: not a flag; what is to be run stands behind --"
-    name="${word#--}"
-    name="${name%%=*}"
-    if [[ "$known" == *" $name! "* ]]; then
-      [[ "$word" != *=* ]] || fail "--$name takes no value"
-      value=yes
-    elif [[ "$known" != *" $name "* ]]; then
-      fail "--$name: no such flag; those here are$(flags_shown "$known")"
+    flag="${word#--}"
+    flag="${flag%%=*}"
+    if [[ "$known" == *" $flag! "* ]]; then
+      [[ "$word" != *=* ]] || fail "--$flag takes no value"
+      given=yes
+    elif [[ "$known" != *" $flag "* ]]; then
+      fail "--$flag: no such flag; those here are$(flags_shown "$known")"
     elif [[ "$word" == *=* ]]; then
-      value="${word#*=}"
+      given="${word#*=}"
     else
-      [ $# -gt 0 ] || fail "--$name needs a value"
-      value="$1"
+      [ $# -gt 0 ] || fail "--$flag needs a value"
+      given="$1"
       shift
     fi
-    printf -v "$name" '%s' "$value"
+    printf -v "$flag" '%s' "$given"
   done
 }
 
 flags_shown() {
-  local name
-  for name in $1; do printf ' --%s' "${name%!}"; done
+  local flag
+  for flag in $1; do printf ' --%s' "${flag%!}"; done
 }
 
 # need NAME WHAT: fails unless the variable has a value.

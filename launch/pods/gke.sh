@@ -62,11 +62,12 @@ hosts() {
 
 # manifest: jobset.yaml, filled in; every text as a JSON string, which YAML reads alike.
 manifest() {
-  local text count selector="" key
+  local text count arguments selector="" key
   count="$(hosts)"
+  # Kubernetes would expand $(NAME) in arguments: a dollar sign is written twice.
+  arguments="$(json "${launcher[@]//\$/\$\$}")"
   [ "$spot" = no ] || selector=$'\n                cloud.google.com/gke-spot: "true"'
-  # Arguments last, so that nothing in them is taken for a place to fill in. Kubernetes would expand
-  # $(NAME) in them: a dollar sign is written twice.
+  # Arguments last, so that nothing in them is taken for a place to fill in.
   local -A values=(
     [NAME]="$(json "$name")"
     [RESTARTS]="$restarts"
@@ -78,7 +79,7 @@ manifest() {
     [IMAGE]="$(json "$image")"
     [CHIPS]="$chips_per_host"
     [BUCKET]="$(json "$bucket")"
-    [ARGUMENTS]="[$(json "${launcher[@]//\$/\$\$}")]"
+    [ARGUMENTS]="[$arguments]"
   )
   text="$(<"$ROOT/launch/pods/jobset.yaml")"
   for key in NAME RESTARTS HOSTS SERVICE_ACCOUNT ACCELERATOR TOPOLOGY SPOT IMAGE CHIPS BUCKET ARGUMENTS; do
@@ -110,7 +111,10 @@ await() {
       '--output=jsonpath={.status.terminalState}')"
     case "$states" in
       Completed) return ;;
-      Failed) fail "$name failed; see its logs" ;;
+      Failed)
+        say "$name failed; see its logs"
+        return 1
+        ;;
       kubectl*)
         printf '%s\n' "$states"
         return

@@ -191,6 +191,7 @@ delete() {
 all() {
   local status=0 left="$restarts"
   [ "$keep" = yes ] || trap delete EXIT
+  trap 'exit 130' INT TERM HUP # by way of EXIT
   begin
   while true; do
     logs || true # a broken connection ends no job

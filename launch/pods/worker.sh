@@ -53,7 +53,10 @@ mount() {
 
 pid() { cat "$JOB/pid" 2>/dev/null || true; }
 
-is_running() { [ -n "$(pid)" ] && kill -0 -- "-$(pid)" 2>/dev/null; }
+is_running() {
+  local states
+  states="$(ps -o stat= -p "$(pid)" 2>/dev/null)" && [[ "$states" != Z* ]]
+}
 
 start() {
   launcher=("$@")
@@ -63,18 +66,19 @@ start() {
   fi
   mkdir -p "$JOB"
   [ ! -f "$JOB/log" ] || mv "$JOB/log" "$JOB/log.before"
-  rm -f "$JOB/status"
+  rm -f "$JOB/status" "$JOB/pid"
   cd "$ROOT"
   [ -x .venv/bin/python ] || fail "no .venv on $(hostname): install first"
   # A session of its own, so that it outlives ssh, and a group that one signal reaches.
   # shellcheck disable=SC2016 # the inner shell expands these
-  KARD_JOB="$JOB" SECRETS="$SECRETS" setsid bash -c '
+  env "KARD_JOB=$JOB" "KARD_SECRETS=$SECRETS" setsid bash -c '
     echo "$$" >"$KARD_JOB/pid"
-    if [ -f "$SECRETS" ]; then set -a; . "$SECRETS"; set +a; fi
+    if [ -f "$KARD_SECRETS" ]; then set -a; . "$KARD_SECRETS"; set +a; fi
     trap : TERM # the launcher answers it; its status is written here
     .venv/bin/python -u "$@" && status=0 || status=$?
     echo "$status" >"$KARD_JOB/status.part" && mv "$KARD_JOB/status.part" "$KARD_JOB/status"
   ' worker "${launcher[@]}" >"$JOB/log" 2>&1 </dev/null &
+  while [ ! -s "$JOB/pid" ]; do sleep 0.05; done # so that `status` knows of it
   say "$(hostname): started"
 }
 
@@ -94,7 +98,7 @@ log() {
   [ -f "$JOB/log" ] || fail "no log on $(hostname): nothing was started"
   if [ "${1:-20}" = 0 ]; then
     if is_running; then
-      tail --lines=+1 --follow --pid="$(pid)" "$JOB/log"
+      tail --lines=+1 --follow --sleep-interval=0.2 --pid="$(pid)" "$JOB/log"
     else
       cat "$JOB/log"
     fi
