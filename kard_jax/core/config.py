@@ -223,10 +223,9 @@ def _check_macros(settings: Settings) -> None:
   unused = sorted(bound - used - _READ_HERE)
   siblings = _used_by_siblings(settings) if unused else frozenset()
   for key in unused:
-    where = settings.bindings[key].where
-    nearby = frozenset() if where.startswith("--gin.") else siblings
-    if key not in nearby:
-      hint = near(key, used | nearby | {WORKDIR})
+    if key not in siblings:
+      where = settings.bindings[key].where
+      hint = near(key, used | (frozenset() if where.startswith("--gin.") else siblings) | {WORKDIR})
       raise InputError(f"{where}: nothing uses the macro {key}{hint}")
   for key, binding in settings.bindings.items():
     for name in binding.macros:
@@ -234,6 +233,13 @@ def _check_macros(settings: Settings) -> None:
         raise InputError(f"{binding.where}: set {key}, in a recipe or as --gin.{key}=...")
       if name not in bound and "." not in name:
         raise InputError(f"{binding.where}: {key} uses %{name}, bound nowhere{near(name, bound)}")
+
+
+def idle_overrides(settings: Settings) -> list[str]:
+  """The command line's macros that only other stages of the recipe use, in order."""
+  names = [override.partition("=")[0] for override in settings.overrides]
+  used = settings.mentioned | _READ_HERE
+  return [name for name in names if "." not in name and name not in used]
 
 
 def _used_by_siblings(settings: Settings) -> frozenset[str]:
@@ -411,6 +417,8 @@ def launch(module: str, description: str, argv: Sequence[str] | None = None) -> 
 
 def _run(module: str, gin_files: Sequence[str], overrides: Sequence[str], redo: bool) -> None:
   settings = resolve(gin_files, overrides)
+  for name in idle_overrides(settings):
+    print(f"note: --gin.{name} changes nothing here; other stages use it", flush=True)
   stage = provenance.Stage(stage_name(settings), workdir(settings), settings.fingerprint())
   if not redo and stage.is_finished():
     print(f"{stage.name}: done before, in {stage.workdir}; --redo makes it again", flush=True)

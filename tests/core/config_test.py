@@ -136,7 +136,10 @@ def test_macros_shared_with_sibling_stages_are_fine_misspelt_ones_are_not(write)
   write(recipe="A = 1\nB = 2\nBB = 3\n")
   assert error_of(["1_a.gin"]).startswith("recipe.gin:3: nothing uses the macro BB")
   write(recipe="A = 1\nB = 2\n")
-  assert "nothing uses the macro B" in error_of(["1_a.gin"], ["B=3"])  # of this stage, it was asked
+  assert "nothing uses the macro BB" in error_of(["1_a.gin"], ["BB=3"])
+  settings = config.resolve(["1_a.gin"], ["B=3", "A=2", "WORKDIR='w'"])
+  assert config.idle_overrides(settings) == ["B"]  # which the launcher tells
+  assert settings.fingerprint() == {"f.x": "%A", "A": "2"}
 
 
 def test_includes_that_cannot_be_read(write):
@@ -284,3 +287,22 @@ def test_a_launcher_tells_bad_input_without_a_traceback():
   assert done.stderr == (
     "error: --gin.TITEL='x': nothing uses the macro TITEL; did you mean TITLE?\n"
   )
+
+
+def test_a_stage_alone_takes_what_the_whole_recipe_takes(tmp_path):
+  done = subprocess.run(
+    [
+      sys.executable,
+      "launch/score.py",
+      "--gin_file=gin_configs/methods/9_score.gin",
+      "--gin_file=gin_configs/recipes/openbookqa_tiny/recipe.gin",
+      "--gin.SOURCE='x'",
+      f"--gin.WORKDIR='{tmp_path}'",
+    ],
+    capture_output=True,
+    text=True,
+    cwd=config.ROOT,
+    check=False,
+  )
+  assert done.stdout.startswith("note: --gin.SOURCE changes nothing here; other stages use it\n")
+  assert "questions/test.jsonl: no such file" in done.stderr
