@@ -17,44 +17,23 @@ function drawHead(run) {
   );
 }
 
-const HEADS = [
-  "Method",
-  "Right",
-  "Wrong",
-  "Unparsed",
-  "One sample",
-  "Voting adds",
-  "Agreement",
-  "ECE",
-  "Tokens read",
-  "Tokens cut",
-  "Tokens written",
-  "Seconds",
-];
+const SCORES = ["Method", "Right", "Wrong", "Unparsed"];
+const VOTES = ["One sample", "Voting adds", "Agreement", "ECE"];
+const COSTS = ["Tokens read", "Tokens cut", "Tokens written", "Seconds"];
 
 function drawFigures(run) {
   find("figures-section").hidden = !run.methods.length;
   const number = (value, digits = 0) => (value === null ? null : value.toFixed(digits));
+  const voted = run.methods.some((method) => method.votes);
   const rows = run.methods.map((method) => {
     const { votes, calibration, cost } = method;
-    const none = node("span", "empty", "one sample");
     const [low, high] = method.interval;
     return [
       text("span", "", method.label),
       stacked(percent(method.accuracy), `${percent(low)} to ${percent(high)}`),
       percent(method.wrong),
       percent(method.unparsed),
-      votes ? percent(votes.single.value) : none.cloneNode(true),
-      votes
-        ? stacked(
-            points(votes.gain.value),
-            `${points(votes.gain.interval[0])} to ${points(votes.gain.interval[1])}`,
-          )
-        : none.cloneNode(true),
-      votes && votes.agreement !== null
-        ? stacked(percent(votes.agreement), `${percent(votes.unanimous)} unanimous`)
-        : none.cloneNode(true),
-      calibration ? percent(calibration.ece) : none.cloneNode(true),
+      ...(voted ? voteCells(votes, calibration) : []),
       number(cost.prompt_tokens),
       cost.cut_tokens === null
         ? null
@@ -63,12 +42,30 @@ function drawFigures(run) {
       cost.seconds === null ? null : String(Number(cost.seconds.toPrecision(2))),
     ];
   });
-  find("figures").replaceChildren(table(HEADS, rows));
+  const heads = [...SCORES, ...(voted ? VOTES : []), ...COSTS];
+  find("figures").replaceChildren(table(heads, rows));
   find("figures-note").replaceChildren(
-    "Right, wrong and unparsed add up to 100%. One sample is the expected accuracy without a vote. " +
+    "Right, wrong and unparsed add up to 100%. " +
+      (voted ? "One sample is the expected accuracy without a vote. " : "") +
       "Tokens and seconds are means a question; tokens cut are those of the prompt that the limit " +
-      "of length took, and the share of questions that lost any. Intervals are of 95%: Wilson, and bootstrap for what voting adds.",
+      "of length took, and the share of questions that lost any. Intervals are of 95%: Wilson" +
+      (voted ? ", and bootstrap for what voting adds." : "."),
   );
+}
+
+// What a vote adds; a method with one sample has none.
+function voteCells(votes, calibration) {
+  const none = () => node("span", "empty", "one sample");
+  if (!votes) return VOTES.map(none);
+  const [low, high] = votes.gain.interval;
+  return [
+    percent(votes.single.value),
+    stacked(points(votes.gain.value), `${points(low)} to ${points(high)}`),
+    votes.agreement === null
+      ? none()
+      : stacked(percent(votes.agreement), `${percent(votes.unanimous)} unanimous`),
+    calibration ? percent(calibration.ece) : none(),
+  ];
 }
 
 function drawPairs(run) {

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from etils import epath
+
 from kard_jax.core import config, recipes
 from kard_jax.core.files import InputError
 
@@ -100,6 +102,8 @@ def sweep(
 ) -> None:
   """Runs a recipe once for each value of a sweep; what a value does not change is made once.
 
+  In the end `sweeps/<sweep>/report.html` of the recipe's work directory has all runs side by side.
+
   Args:
     folder: of the recipe.
     gin_file: of the sweep, see `recipes.sweep`.
@@ -120,6 +124,11 @@ def sweep(
     print(f"\n{gin_file.stem}: {point.value}", flush=True)
     run(folder, point.overrides, redo, methods or point.methods, places)
     places.append(point.workdir)
+  if len(points) > 1:
+    from launch import compare
+
+    workdirs = [point.workdir for point in points]
+    compare.compare(workdirs, epath.Path(workdirs[0]).parent)
 
 
 def _launch(planned: recipes.Planned, redo: bool) -> None:

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # launch -> tasks -> the method -> convert -> its parts -> core: an arrow points to what may be
 # imported. `convert` knows the networks of `student` and `reranker`; these know nothing of it.
 FIGURES = {"statistics", "measures", "hits", "ranking", "scorecard"}
-SCORES = FIGURES | {"scorecard_table", "report", "report_data"}
+SCORES = FIGURES | {"scorecard_table", "report", "report_data", "comparison"}
 ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
 THEORY = {"memorisation", "memorisation_page", "memorisation_plot"}
 METHOD = {"teacher", "judge", "silver", "compose", "answer"} | ENDPOINT | SCORES | THEORY
@@ -45,6 +45,7 @@ LIGHT = [
   "kard_jax.ranking",
   "kard_jax.scorecard",
   "kard_jax.scorecard_table",
+  "kard_jax.comparison",
   "kard_jax.memorisation_page",
   "kard_jax.retrieval.index",
   "kard_jax.retrieval.builder",

@@ -61,6 +61,9 @@ def test_every_method_some_alone_and_a_sweep(run, tmp_path, capsys):
   assert run(*sweep, SWEEP_VALUES=[1, 2]) == ["score", "train", "answer", "score"]
   assert f"[1/9] prepare: as in {work}" in capsys.readouterr().out
   cards = [card_of(work / "sweeps" / "passages" / str(value)) for value in (1, 2)]
+  together = json.loads((work / "sweeps/passages/comparison.json").read_text())
+  assert [run["name"] for run in together["runs"]] == ["passages 1", "passages 2"]
+  assert (work / "sweeps/passages/report.html").exists()
   assert [card["sweep"] for card in cards] == [
     {"name": "passages", "value": 1},
     {"name": "passages", "value": 2},
