@@ -86,7 +86,9 @@ def set_states(programs, *states):
 
 def end(programs, *statuses):
   for worker in range(HOSTS):
-    (home(programs, worker) / "end").write_text(str(statuses[worker % len(statuses)]))
+    part = home(programs, worker) / "end.part"
+    part.write_text(str(statuses[worker % len(statuses)]))
+    part.rename(home(programs, worker) / "end")  # never read half-written
 
 
 def tpu(programs, command, *arguments, **environment):
