@@ -260,7 +260,7 @@ class _Bar:
       expand=True,
     )
     self._task = self._progress.add_task(name, total=steps, loss="-")
-    self._figures = Text(style="dim", no_wrap=True)
+    self._figures = Text("compiling", style="dim", no_wrap=True)
     self._live = Live(
       Group(self._progress, self._figures), console=console, refresh_per_second=4, transient=False
     )

@@ -9,9 +9,6 @@ fi
 shopt -s inherit_errexit # an error in $(...) ends the script too
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 readonly ROOT
-# What a launcher leaves with when SIGTERM made it save before its end: start it again.
-# shellcheck disable=SC2034 # the scripts beside this one use it
-readonly PREEMPTED=143
 dry_run=no
 launcher=() # what stands behind `--`: a launcher of ours and its flags
 
@@ -94,6 +91,10 @@ flags_shown() {
   local flag
   for flag in $1; do printf ' --%s' "${flag%!}"; done
 }
+
+# goes_on STATUS: whether a launcher that left with it shall be started again, and goes on where it
+# was: SIGTERM made it save (143), or another host was lost (75). See kard_jax/core/exits.py.
+goes_on() { [ "$1" = 143 ] || [ "$1" = 75 ]; }
 
 # need NAME WHAT: fails unless the variable has a value.
 need() {

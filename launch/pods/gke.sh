@@ -89,7 +89,8 @@ manifest() {
 }
 
 build() {
-  perform docker build --file "$ROOT/launch/pods/Dockerfile.tpu" --tag "$image" "$ROOT"
+  cd "$ROOT"
+  perform docker build --file launch/pods/Dockerfile.tpu --tag "$image" .
   perform docker push "$image"
 }
 
@@ -143,7 +144,7 @@ by_xpk() {
   [ "$spot" = no ] || options+=(--spot)
   perform xpk workload create "--workload=$name" "--tpu-type=${type/#v5e-/v5litepod-}" \
     --num-slices=1 "${options[@]}" "--docker-image=$image" "--max-restarts=$restarts" \
-    --termination-grace-period-seconds=300 "--command=$(quoted python "${launcher[@]}")"
+    --restart-on-exit-codes=75 --termination-grace-period-seconds=300 "--command=$(quoted python "${launcher[@]}")"
 }
 
 main() {

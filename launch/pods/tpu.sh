@@ -197,10 +197,7 @@ all() {
     logs || true # a broken connection ends no job
     status=0
     watch || status=$?
-    case "$status" in
-      "$GONE" | "$PREEMPTED") ;;
-      *) exit "$status" ;;
-    esac
+    [ "$status" = "$GONE" ] || goes_on "$status" || exit "$status"
     [ "$left" -gt 0 ] || fail "preempted more than --restarts=$restarts times"
     left=$((left - 1))
     say "$name: goes on at the last checkpoint; $left restarts left"

@@ -32,7 +32,7 @@ JOBSET = closed(
   "apiVersion kind metadata spec",
   apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
   kind={"const": "JobSet"},
-  metadata=closed("name", name=TEXT, labels={"type": "object"}),
+  metadata=closed("name", name=TEXT, labels={"type": "object"}, annotations={"type": "object"}),
   spec=closed(
     "replicatedJobs failurePolicy network",
     network=closed("enableDNSHostnames", enableDNSHostnames={"type": "boolean"}),

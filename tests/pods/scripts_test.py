@@ -121,6 +121,15 @@ def test_a_program_that_is_not_there_is_told(programs, script, program, argument
   assert (done.returncode, done.stderr) == (2, f"error: {program} is not on the PATH\n")
 
 
+def test_the_scripts_know_our_exit_statuses():
+  """What is started again, and what is not, by the launchers' own names."""
+  exits = pytest.importorskip("kard_jax.core.exits", reason="launchers have no such statuses yet")
+  for name in ("DONE", "FAILED", "BAD_INPUT", "LOST", "INTERRUPTED", "STOPPED"):
+    line = f"source {fakes.PODS / 'command_line.sh'}; goes_on {getattr(exits, name)}"
+    done = subprocess.run(["bash", "-c", line], check=False)
+    assert (done.returncode == 0) == (name in ("LOST", "STOPPED"))
+
+
 def test_flags_come_from_the_environment_too(programs):
   done = programs.run(
     "tpu.sh", "create", "--dry_run", KARD_PROJECT="mine", KARD_ZONE="z", KARD_TYPE="v6e-64"

@@ -45,7 +45,9 @@ def batch(programs, checkout, *words):
   )
 
 
-@pytest.mark.parametrize(("status", "again"), [(0, False), (1, False), (2, False), (143, True)])
+@pytest.mark.parametrize(
+  ("status", "again"), [(0, False), (1, False), (2, False), (75, True), (143, True)]
+)
 def test_a_job_that_saved_and_left_is_queued_again(programs, checkout, status, again):
   programs.answers("srun", f"exit {status}")
   done = batch(programs, checkout, "launch/train.py", "--gin.X='a b'")
