@@ -53,10 +53,7 @@ mount() {
 
 pid() { cat "$JOB/pid" 2>/dev/null || true; }
 
-is_running() {
-  local states
-  states="$(ps -o stat= -p "$(pid)" 2>/dev/null)" && [[ "$states" != Z* ]]
-}
+is_running() { [ -n "$(pid)" ] && kill -0 "$(pid)" 2>/dev/null; }
 
 start() {
   launcher=("$@")
