@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # they bring JAX and TensorFlow, which a look at --help does 
   from tasks.rankers import Ranker
 
 _AT_ONCE = 256  # lists read and scored together: their passages are encoded once
+_LENGTHS = {"query_length": 64, "passage_length": 256}  # tokens that a cross-encoder reads
 Row = dict[str, Any]
 
 
@@ -128,8 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   group.add_argument(
     "--k", type=int, metavar="N", help="keep the best N of each list; all if absent"
   )
-  group.add_argument("--query_length", type=int, default=64, metavar="N", help="tokens (64)")
-  group.add_argument("--passage_length", type=int, default=256, metavar="N", help="tokens (256)")
+  for name, length in _LENGTHS.items():
+    group.add_argument(
+      f"--{name}", type=int, metavar="N", help=f"tokens, for --cross_encoder ({length})"
+    )
   arguments, overrides = config.parse_arguments(flags, argv)
   if arguments.lists is None and arguments.cross_encoder is None:
     return config.launch("rerank", __doc__ or "", argv)
@@ -139,6 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.error("give --gin_file of a recipe's rerank stage, or --cross_encoder: one of them")
   if arguments.vectors and arguments.cross_encoder:
     flags.error("--vectors: a cross-encoder reads both sides together; nothing can be stored")
+  if arguments.gin_file and (
+    given := [name for name in _LENGTHS if getattr(arguments, name) is not None]
+  ):
+    flags.error(f"--{given[0]}: a recipe has its own; set it by --gin.{given[0].upper()}=N")
   return config.exit_status(lambda: alone(arguments, overrides))
 
 
@@ -178,7 +185,7 @@ def _scorer(
     if arguments.cross_encoder is not None:
       from tasks import rankers
 
-      lengths = (arguments.query_length, arguments.passage_length)
+      lengths = [_length(arguments, name) for name in _LENGTHS]
       ranker = rankers.cross_encoder(arguments.cross_encoder, *lengths)
     else:
       ranker, _, _ = _recipes(arguments, overrides)
@@ -190,6 +197,13 @@ def _scorer(
   ids = [_ids(row, where, stored) for row, where in zip(rows, wheres, strict=True)]
   by_ids = ranker.by_ids(arguments.vectors, stored, dataset.prompts.passage_text)
   return sum(map(len, ids)), lambda queries, part, tell: by_ids(queries, ids[part], tell)
+
+
+def _length(arguments: argparse.Namespace, name: str) -> int:
+  given = getattr(arguments, name)
+  if given is not None and given < 1:
+    raise InputError(f"--{name}={given}: at least 1 is needed")
+  return given or _LENGTHS[name]
 
 
 def _recipes(
@@ -237,6 +251,8 @@ def _passages(row: Row, where: str, name: str) -> list[Row]:
   for number, passage in enumerate(passages):
     if not isinstance(passage, dict) or not isinstance(passage.get(name), str):
       raise InputError(f'{where}: passage {number} has no "{name}"')
+    if not isinstance(passage.get("title") or "", str):
+      raise InputError(f'{where}: the "title" of passage {number} is no text')
   return passages
 
 

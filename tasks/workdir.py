@@ -125,6 +125,10 @@ class Workdir:
 
   def _candidates(self, row: Mapping[str, Any], where: str) -> Candidates:
     listed = row["passages"]
+    for passage in listed:
+      _check_score(passage, where)
+    if len({passage["id"] for passage in listed}) < len(listed):
+      raise InputError(f"{where}: a passage stands in the list twice; keep it once")
     scores = np.array([passage["score"] for passage in listed], np.float32)
     order = np.argsort(-scores, kind="stable")
     return Candidates(
@@ -148,6 +152,7 @@ class Workdir:
 
 _FILES = ("rationales.jsonl", "silver.jsonl", "candidates.jsonl", "retrieved.jsonl")
 _SIDES = {"rationale": True, "question": False}
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def _stat(path: epath.Path) -> tuple[int, int]:
@@ -157,6 +162,16 @@ def _stat(path: epath.Path) -> tuple[int, int]:
     return int(remote.length), int(remote.mtime)
   local = os.stat(path)
   return local.st_size, local.st_mtime_ns
+
+
+def _check_score(passage: Mapping[str, Any], where: str) -> None:
+  """Refuses what JSON lets through, but would make a loss NaN or be read as another number."""
+  score = passage["score"]
+  number = isinstance(score, int | float) and not isinstance(score, bool)
+  if not number or not abs(score) <= _LARGEST:
+    raise InputError(
+      f"{where}: the score of passage {passage['id']!r} is {score!r}, and has to be a finite number"
+    )
 
 
 def _id(row: Mapping[str, Any]) -> str:

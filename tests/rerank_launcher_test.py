@@ -61,6 +61,44 @@ def test_lists_are_ranked_by_the_cross_encoder(model, tmp_path):
   assert np.std(want) > 0.01
 
 
+ODD = [
+  {"query": "w1 w2", "passages": [{"text": "w3"}]},  # one candidate
+  {"query": "w1", "passages": [{"text": "w4", "id": at} for at in "abc"]},  # all alike
+  {"query": "w1", "passages": [{"text": ""}, {"text": "w5"}, {"text": " \n"}]},
+  {"query": "w2", "passages": [{"text": "w6 " * 5000, "id": 0}, {"text": "w6 " * 9, "id": 1}]},
+  {
+    "query": "w3",
+    "passages": [{"text": "Что такое сталь?"}, {"text": "鋼とは何か"}, {"text": "w7"}],
+  },
+  {
+    "query": "水は何度で沸くか",
+    "passages": [{"text": "w8", "title": None}, {"text": "w8", "title": ""}],
+  },
+  {"query": "w9 " * 5000, "passages": [{"text": "w9"}, {"text": "w8"}]},
+]
+
+
+def test_odd_lists_are_ranked_and_kept_as_they_are(model, tmp_path):
+  lengths = "--query_length=8", "--passage_length=16"
+  assert run(model, tmp_path, ODD, *lengths) == 0
+  out = [row for _, row in files.read_jsonl(tmp_path / "out.jsonl")]
+  scores = [[passage.pop("score") for passage in row["passages"]] for row in out]
+  assert np.isfinite(np.concatenate(scores)).all()
+  assert all(some == sorted(some, reverse=True) for some in scores)
+  for row, mine in zip(ODD, out, strict=True):
+    assert sorted(map(str, mine["passages"])) == sorted(map(str, row["passages"]))
+  assert out[1] == ODD[1]  # equal scores stay in their order
+  assert len(set(scores[1])) == len(set(scores[5])) == 1
+  assert len(set(scores[2])) == 2  # nothing, and spaces, say the same
+  # one longer than what is read is cut there, not refused
+  short = [{"query": "w2", "passages": [{"text": "w6 " * 14}]}]
+  assert run(model, tmp_path, short, *lengths) == 0
+  ((_, cut),) = files.read_jsonl(tmp_path / "out.jsonl")
+  by_id = {p["id"]: s for p, s in zip(out[3]["passages"], scores[3], strict=True)}
+  np.testing.assert_allclose(cut["passages"][0]["score"], by_id[0], atol=1e-6)
+  assert abs(by_id[0] - by_id[1]) > 1e-4
+
+
 def test_the_best_alone_can_be_kept(model, tmp_path):
   assert run(model, tmp_path, ROWS, "--k=3") == 0
   out = [row for _, row in files.read_jsonl(tmp_path / "out.jsonl")]
@@ -73,12 +111,43 @@ def test_the_best_alone_can_be_kept(model, tmp_path):
     ({"passages": []}, 'lists.jsonl:2: a text "query" (or "question") is needed'),
     ({"query": "w1"}, 'lists.jsonl:2: "passages" is to be a list'),
     ({"query": "w1", "passages": [{"title": "w1"}]}, 'lists.jsonl:2: passage 0 has no "text"'),
+    ({"query": " ", "passages": []}, 'lists.jsonl:2: a text "query" (or "question") is needed'),
+    ({"query": "w1", "passages": ["w2"]}, 'lists.jsonl:2: passage 0 has no "text"'),
+    ({"query": "w1", "passages": [{"text": None}]}, 'lists.jsonl:2: passage 0 has no "text"'),
+    (
+      {"query": "w1", "passages": [{"text": "w2"}, {"text": "w3", "title": 5}]},
+      'lists.jsonl:2: the "title" of passage 1 is no text',
+    ),
   ],
 )
 def test_broken_lines_are_told(model, tmp_path, row, complaint, capsys):
   assert run(model, tmp_path, [ROWS[0], row]) == 2
   assert complaint in capsys.readouterr().err
   assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+  ("flag", "complaint"),
+  [
+    ("--k=0", "--k=0: at least 1 is needed"),
+    ("--query_length=0", "--query_length=0: at least 1 is needed"),
+    ("--passage_length=-1", "--passage_length=-1: at least 1 is needed"),
+    ("--passage_length=600", "bert.Bert.max_positions = "),
+  ],
+)
+def test_flags_that_cannot_be_are_told(model, tmp_path, flag, complaint, capsys):
+  rows = [{"query": "w1 " * 100, "passages": [{"text": "w2 " * 1000}]}]
+  assert run(model, tmp_path, rows, flag) == 2
+  assert complaint in capsys.readouterr().err
+  assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_lengths_are_the_recipes_where_there_is_one(tmp_path, capsys):
+  gin_file = "--gin_file=gin_configs/recipes/strategyqa_rerank/6_rerank.gin"
+  flags = [gin_file, f"--lists={tmp_path / 'x'}", f"--out={tmp_path / 'y'}"]
+  with pytest.raises(SystemExit):
+    rerank.main([*flags, "--query_length=8"])
+  assert "set it by --gin.QUERY_LENGTH=N" in capsys.readouterr().err
 
 
 def test_a_mesh_gives_the_same_scores():

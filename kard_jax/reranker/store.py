@@ -38,7 +38,8 @@ DTYPES = {
 _HEADER, _VECTORS, _OFFSETS = "header.json", "vectors.bin", "offsets.npy"
 _AT_ONCE = 4096  # passages encoded together: sorted by length among themselves
 _CANDIDATES = 16  # lists are padded to a multiple of this
-_UNDER_WAY = 3  # questions whose vectors are in memory
+_UNDER_WAY = 3  # questions whose candidates' vectors are in memory
+_QUESTIONS = 1024  # encoded together, sorted by length among themselves
 
 
 def fingerprint(params: Params) -> str:
@@ -195,31 +196,33 @@ class Store:
     """
     if len(query_tokens) != len(positions):
       raise ValueError(f"{len(query_tokens)} questions, but {len(positions)} lists")
-    results: list[Any] = []
-    run = functools.partial(self._score, network, params, partitioner)
-    for query, some in zip(query_tokens, positions, strict=True):
-      query, listed = np.asarray(query, np.int32), np.asarray(some, np.int64)
+    queries = [np.asarray(tokens, np.int32) for tokens in query_tokens]
+    lists = [np.asarray(some, np.int64) for some in positions]
+    for listed in lists:
       if len(listed) and not 0 <= listed.min() <= listed.max() < len(self):
         raise ValueError(f"a position outside of the store's {len(self)} passages")
-      results.append(run(query, listed) if len(listed) else None)
-      if len(results) > _UNDER_WAY and results[-_UNDER_WAY] is not None:  # frees its vectors
-        results[-_UNDER_WAY] = np.asarray(results[-_UNDER_WAY])
-      progress(len(listed))
+    run = score.Runner(network, params, None, partitioner)
+    results: list[Any] = []
+    for start in range(0, len(queries), _QUESTIONS):
+      some = slice(start, start + _QUESTIONS)
+      asked = [
+        query for query, listed in zip(queries[some], lists[some], strict=True) if len(listed)
+      ]
+      encoded = _encoded_questions(run, asked)
+      for query, listed in zip(queries[some], lists[some], strict=True):
+        results.append(self._score(run, encoded[query.tobytes()], listed) if len(listed) else None)
+        if len(results) > _UNDER_WAY and results[-_UNDER_WAY] is not None:  # frees its vectors
+          results[-_UNDER_WAY] = np.asarray(results[-_UNDER_WAY])
+        progress(len(listed))
     return [
-      np.zeros(0, np.float32) if result is None else np.asarray(result)[: len(some)]
-      for result, some in zip(results, positions, strict=True)
+      np.zeros(0, np.float32) if result is None else np.asarray(result)[: len(listed)]
+      for result, listed in zip(results, lists, strict=True)
     ]
 
-  def _score(
-    self,
-    network: LateInteraction,
-    params: Params,
-    partitioner: Partitioner | None,
-    query: np.ndarray,
-    listed: np.ndarray,
-  ) -> Any:
+  def _score(self, run: score.Runner, query: TokenVectors, listed: np.ndarray) -> Any:
+    """Scores of a question's candidates [C], and of as many more as it takes to deal them out."""
     starts, ends = self.offsets[listed], self.offsets[listed + 1]
-    step = math.lcm(_CANDIDATES, score.devices(partitioner) if partitioner else 1)
+    step = math.lcm(_CANDIDATES, score.devices(run.partitioner) if run.partitioner else 1)
     count = -(-len(listed) // step) * step
     length = score.padded(int((ends - starts).max()))
     vectors_CxMxP = np.zeros((count, length, self.vectors.shape[1]), self.vectors.dtype)
@@ -227,25 +230,48 @@ class Store:
     for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
       vectors_CxMxP[row, : end - start] = self.vectors[start:end]
       mask_CxM[row, : end - start] = True
-    tokens_1xL = np.full((1, score.padded(len(query))), network.encoder.pad_id, np.int32)
-    tokens_1xL[0, : len(query)] = query
-    if partitioner is None:
-      return _score(network, params, tokens_1xL, vectors_CxMxP, mask_CxM)
-    # the candidates alone are dealt out: one question cannot be, so its axes have no names here
-    dealt = jax.device_put((vectors_CxMxP, mask_CxM), partitioner.batch_sharding)
-    return _score(network, params, jax.device_put(tokens_1xL, partitioner.replicated), *dealt)
+    passages = TokenVectors(vectors_CxMxP, mask_CxM)  # type: ignore[arg-type]
+    if run.partitioner is not None:
+      # the candidates alone are dealt out: one question cannot be, so its axes have no names here
+      passages = jax.device_put(passages, run.partitioner.batch_sharding)
+      query = jax.device_put(query, run.partitioner.replicated)
+    return _compare(run.network, run.params, query, passages)
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _score(
-  network: nn.Module, params: Params, tokens_1xL: Any, vectors_CxMxP: Any, mask_CxM: Any
+def _compare(
+  network: nn.Module, params: Params, query: TokenVectors, passages: TokenVectors
 ) -> jax.Array:
-  variables = {"params": params}
-  query: Any = network.apply(variables, tokens_1xL, method="encode_query")
-  wide = vectors_CxMxP.astype(query.vectors.dtype)
-  passages = TokenVectors(wide[None], mask_CxM[None])
-  scores_1xC: Any = network.apply(variables, query, passages, method="compare")
+  wide = passages.vectors.astype(query.vectors.dtype)
+  lists = TokenVectors(wide[None], passages.mask[None])
+  query = jax.tree.map(lambda x: x[None], query)
+  scores_1xC: Any = network.apply({"params": params}, query, lists, method="compare")
   return scores_1xC[0]
+
+
+def _encoded_questions(
+  run: score.Runner, queries: Sequence[np.ndarray]
+) -> dict[bytes, TokenVectors]:
+  """Vectors and mask of each distinct question, by its tokens; those of a length together."""
+  places: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+  for query in {query.tobytes(): query for query in queries}.values():
+    places[score.padded(len(query))].append(query)
+  found = {}
+  ways = 1 if run.partitioner is None else score.devices(run.partitioner)
+  with run.active():
+    for length_L, alike in sorted(places.items()):
+      most = run.rows(length_L)
+      for start in range(0, len(alike), most):
+        part = alike[start : start + most]
+        # a question that comes alone is not to wait for rows of padding; powers of two are few
+        rows = min(most, ways * (1 << (-(-len(part) // ways) - 1).bit_length()))
+        tokens_NxL = np.full((rows, length_L), run.network.encoder.pad_id, np.int32)
+        for row, query in enumerate(part):
+          tokens_NxL[row, : len(query)] = query
+        vectors, mask = map(np.asarray, run.encode(tokens_NxL, "encode_query"))
+        for row, query in enumerate(part):
+          found[query.tobytes()] = TokenVectors(vectors[row], mask[row])  # type: ignore[arg-type]
+  return found
 
 
 def _blocks(passage_tokens: Iterable[score.Tokens]) -> Iterator[list[np.ndarray]]:

@@ -67,6 +67,45 @@ def test_a_mesh_gives_the_same_scores(made):
   assert done == [len(some) for some in lists]
 
 
+def test_questions_are_encoded_together_each_once(made, monkeypatch):
+  folder, params, passages, *_ = made
+  rng = np.random.default_rng(1)
+  distinct = [rng.integers(1, 64, n) for n in (17, 3, 30, 5, 16, 20, 4)]  # two lengths, mixed
+  queries = [distinct[i] for i in (0, 1, 2, 1, 3, 4, 5, 6, 0)]
+  lists = [rng.integers(0, 30, n) for n in (3, 2, 5, 4, 0, 1, 7, 3, 2)]  # one asks for nothing
+  calls = []
+
+  def spy(net, params, tokens_NxM, method):
+    calls.append((method, np.asarray(tokens_NxM)))
+    return encode_rows(net, params, tokens_NxM, method)
+
+  encode_rows = score._encode_rows
+  opened = store.Store(folder / "float32")
+  monkeypatch.setattr(score, "_encode_rows", spy)
+  scores = opened.rerank_scores(NET, params, queries, lists)
+  assert [(method, rows.shape) for method, rows in calls] == [
+    ("encode_query", (4, 16)),  # of 3, 16 and 4 tokens, and a row of padding
+    ("encode_query", (4, 32)),  # of 17, 30 and 20
+  ]
+  monkeypatch.setattr(score, "_encode_rows", encode_rows)
+  want = score_test.run(NET, params, queries, [[passages[i] for i in some] for some in lists])
+  for mine, exact in zip(scores, want, strict=True):
+    np.testing.assert_allclose(mine, exact, atol=1e-5, rtol=1e-5)
+  calls.clear()
+  monkeypatch.setattr(score, "_encode_rows", spy)
+  opened.rerank_scores(NET, params, queries[:1], lists[:1])
+  assert [rows.shape for _, rows in calls] == [(1, 32)]  # alone it waits for no padding
+
+
+def test_many_questions_are_encoded_some_at_a_time(made, monkeypatch):
+  folder, params, _, queries, lists = made
+  opened = store.Store(folder / "float32")
+  want = opened.rerank_scores(NET, params, queries, lists)
+  monkeypatch.setattr(store, "_QUESTIONS", 2)
+  for mine, exact in zip(opened.rerank_scores(NET, params, queries, lists), want, strict=True):
+    np.testing.assert_allclose(mine, exact, atol=1e-6)
+
+
 def test_vectors_lie_one_after_another(made):
   folder, params, passages, *_ = made
   opened = store.Store(folder / "float32")

@@ -186,6 +186,17 @@ def _no_side(rows):
   rows[2]["passages"][0]["from"] = "heaven"
 
 
+def _score(value):
+  def change(rows):
+    rows[2]["passages"][1]["score"] = value
+
+  return change
+
+
+def _same_passage(rows):
+  rows[2]["passages"].append(rows[2]["passages"][0])
+
+
 @pytest.mark.parametrize(
   ("kind", "name", "change", "message"),
   [
@@ -196,6 +207,11 @@ def _no_side(rows):
     ("kaft", "retrieved.jsonl", _drop, r"retrieved.jsonl: no row for question 'train/q 2'"),
     ("rerank", "candidates.jsonl", _drop, r"candidates.jsonl: no row for question"),
     ("rerank", "candidates.jsonl", _no_side, r"candidates.jsonl:3: .*heaven"),
+    ("rerank", "candidates.jsonl", _same_passage, r"candidates.jsonl:3: a passage .* twice"),
+    ("rerank", "candidates.jsonl", _score(float("nan")), r"jsonl:3: the score of .* is nan"),
+    ("rerank", "candidates.jsonl", _score(1e39), r"jsonl:3: the score of .* is 1e\+39"),
+    ("rerank", "candidates.jsonl", _score("7.5"), r"jsonl:3: the score of .* is '7.5'"),
+    ("rerank", "candidates.jsonl", _score(None), r"jsonl:3: the score of .* is None"),
     (
       "rd",
       "rationales.jsonl",
