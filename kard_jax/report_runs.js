@@ -76,19 +76,31 @@ function scaleOf(values) {
   return { ticks, place: wide ? Math.log : (value) => value };
 }
 
+// How high the axis goes: as high as the intervals of what is shown, and chance, in round figures.
+function ceiling(runs, methods) {
+  const highs = runs.flatMap((run) =>
+    methods.map((method) => methodOf(run, method)).map((row) => (row ? row.interval[1] : 0)),
+  );
+  const high = Math.max(...runs.map((run) => run.about.chance), ...highs);
+  if (high > 0.5) return { most: 1, step: 0.25 };
+  return high > 0.25 ? { most: 0.5, step: 0.1 } : { most: 0.25, step: 0.05 };
+}
+
 function drawCurves(name, runs, methods, hidden, width) {
   const [left, right, top, bottom, height] = [46, 16, 12, 46, Math.min(380, 220 + width / 6)];
   const { ticks, place } = scaleOf(runs.map((run) => run.sweep.value));
   const [first, last] = [place(ticks[0]), place(ticks[ticks.length - 1])];
   const inner = width - left - right - 24;
   const x = (value) => left + 12 + ((place(value) - first) / (last - first || 1)) * inner;
-  const y = (fraction) => top + (1 - fraction) * (height - top - bottom);
+  const shown = methods.filter(([method]) => !hidden.has(method)).map(([method]) => method);
+  const { most, step } = ceiling(runs, shown);
+  const y = (fraction) => top + (1 - fraction / most) * (height - top - bottom);
   const drawn = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
   drawn.append(svg("title", {}, `Accuracy of each method by ${name}; the table has the figures`));
-  for (const value of QUARTERS)
+  for (let i = 0; i * step < most + step / 2; i++)
     drawn.append(
-      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-      svg("text", { class: "tick end", x: left - 8, y: y(value) + 4 }, share(value)),
+      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(i * step), y2: y(i * step) }),
+      svg("text", { class: "tick end", x: left - 8, y: y(i * step) + 4 }, `${Math.round(100 * i * step)}%`),
     );
   let free = -Infinity; // labels that would touch the one before are left out
   for (const value of ticks) {
@@ -100,7 +112,7 @@ function drawCurves(name, runs, methods, hidden, width) {
   }
   const lots = runs.map((run) => run.about.chance);
   const lot = lots[0];
-  if (lots.every((other) => other === lot))
+  if (lots.every((other) => other === lot) && lot <= most)
     drawn.append(
       svg("line", { class: "ideal", x1: left, x2: width - right, y1: y(lot), y2: y(lot) }),
     );

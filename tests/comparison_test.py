@@ -130,6 +130,13 @@ def test_the_page_has_table_and_curves(sweep, tmp_path, width):
     ticks = sorted(box for box in boxes if box[2] == boxes[0][2])
     assert len(ticks) == 3
     assert all(first[1] < second[0] for first, second in itertools.pairwise(ticks))
+    percents = page.run(
+      "[...document.querySelectorAll('#sweeps .tick.end')].map((t) => t.textContent)"
+    )
+    assert percents in (
+      ["0%", "25%", "50%", "75%", "100%"],
+      ["0%", "10%", "20%", "30%", "40%", "50%"],
+    )
     assert all(0 < left < right < width for left, right, _ in boxes)
     page.run("document.querySelector('#run').value = '2'")
     page.run("document.querySelector('#run').dispatchEvent(new Event('change'))")
