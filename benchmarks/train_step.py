@@ -25,7 +25,7 @@ from typing import Any
 import bm25_report
 from worker import Failed, Worker
 
-_SHAPES = {  # T5 1.1's; attributes of `student.t5.T5`
+SHAPES = {  # T5 1.1's; attributes of `student.t5.T5`
   "small": (512, 6, 1024, 8),
   "base": (768, 12, 2048, 12),
   "tiny": (64, 2, 128, 2),
@@ -39,7 +39,7 @@ def flags() -> argparse.ArgumentParser:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add("--size", choices=_SHAPES, default="small", help="of T5 1.1 (small)")
+  add("--size", choices=SHAPES, default="small", help="of T5 1.1 (small)")
   add("--dtype", choices=("float32", "bfloat16"), default="float32", help="activations (float32)")
   add("--batch", type=int, default=8, help="rows (8)")
   add("--inputs", type=int, default=512, help="input tokens a row (512)")
@@ -182,7 +182,7 @@ def _worker(arguments: argparse.Namespace, name: str, folder: Path) -> Worker:
     name,
     pythons.get(name, sys.executable),
     folder / f"{name}.log",
-    shape=_shape(arguments.size),
+    shape=shape(arguments.size),
     dtype=arguments.dtype,
     rows=arguments.batch,
     inputs=arguments.inputs,
@@ -191,8 +191,9 @@ def _worker(arguments: argparse.Namespace, name: str, folder: Path) -> Worker:
   )
 
 
-def _shape(size: str) -> dict[str, int]:
-  width, heads, hidden, layers = _SHAPES[size]
+def shape(size: str) -> dict[str, int]:
+  """The sizes of a T5 1.1, as attributes of `student.t5.T5`."""
+  width, heads, hidden, layers = SHAPES[size]
   return {
     "vocab_size": 32_128,
     "embed_dim": width,
@@ -206,7 +207,7 @@ def _shape(size: str) -> dict[str, int]:
 
 def _flops(arguments: argparse.Namespace) -> float:
   """Of the products that a step needs: forward, and twice as many for the gradients."""
-  width, heads, hidden, layers = _SHAPES[arguments.size]
+  width, heads, hidden, layers = SHAPES[arguments.size]
   B, L, T = arguments.batch, arguments.inputs, arguments.targets
   inner = heads * 64
   project, mix = 2 * width * inner, 4 * inner  # of a token; of a pair of tokens
