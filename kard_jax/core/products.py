@@ -4,10 +4,10 @@ Operands are float32 or bfloat16. Sums are always float32 and rounded once, to t
 so are those of the gradients, for which the incoming gradient is rounded to the operands' type. A
 parameter's gradient stays float32.
 
-On a CPU, XLA has fast kernels for bfloat16 operands only where the result is float32 (with a
-bfloat16 result it turns the operands into float32 first, at half the speed), and none where both
-operands are summed over their first axis, as in a kernel's gradient. There the transposed operand
-is written out first; elsewhere that is left to the compiler.
+On a CPU, XLA has fast kernels for bfloat16 operands only where the result is float32 and both lie
+in memory row by row; otherwise it turns them into float32 first, at half the speed. A transposed
+operand does not lie so, nor do those of a kernel's gradient, which is summed over the rows of both.
+There such operands are written out first; elsewhere that is left to the compiler.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def _product(x: jax.Array, y: jax.Array, dtype: DTypeLike, output_dtype: DTypeLi
 def _forward(
   x: jax.Array, y: jax.Array, dtype: DTypeLike, output_dtype: DTypeLike
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _product(x, y, dtype, output_dtype), (x, y)
+  value = jax.lax.platform_dependent(
+    x.astype(dtype), y.astype(dtype), cpu=_of_rows, default=_multiplied
+  )
+  return value.astype(output_dtype), (x, y)
 
 
 def _backward(
@@ -66,6 +69,17 @@ def _backward(
 _product.defvjp(_forward, _backward)
 
 
+def _multiplied(x: jax.Array, y: jax.Array) -> jax.Array:
+  return _dot(x, y, 1, 0)
+
+
+def _of_rows(x: jax.Array, y: jax.Array) -> jax.Array:
+  """The same, with both in memory row by row."""
+  if not _is_narrow(x):
+    return _dot(x, y, 1, 0)
+  return _as_it_is(_dot(_by_row(x), _by_row(y), 1, 0))
+
+
 def _summed(x: jax.Array, grad: jax.Array) -> jax.Array:
   """x transposed times grad."""
   return _dot(x, grad, 0, 0)
@@ -73,7 +87,26 @@ def _summed(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 def _written_out(x: jax.Array, grad: jax.Array) -> jax.Array:
   """The same, with x transposed in memory; the barrier keeps XLA from undoing that."""
-  return _dot(jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2)), grad, 1, 0)
+  x = jnp.swapaxes(x, -1, -2)
+  if not _is_narrow(x):
+    return _dot(_as_it_is(x), grad, 1, 0)
+  return _as_it_is(_dot(_by_row(x), _by_row(grad), 1, 0))
+
+
+_as_it_is = jax.lax.optimization_barrier
+
+
+def _by_row(x: jax.Array) -> jax.Array:
+  """An operand in memory in the order of its axes.
+
+  XLA takes a transposed array for one of another layout, until it has been a vector.
+  """
+  return _as_it_is(x.reshape(-1)).reshape(x.shape)
+
+
+def _is_narrow(x: jax.Array) -> bool:
+  """Whether it pays to write an operand out: not where a vector would bring shards together."""
+  return x.dtype == jnp.bfloat16 and jax.sharding.get_abstract_mesh().size <= 1
 
 
 def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
