@@ -1,5 +1,7 @@
 """Products and their gradients are those of `jnp.matmul`, and sums are float32."""
 
+import re
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -51,6 +53,42 @@ def test_bfloat16_operands_have_float32_sums_and_kernels_float32_gradients(outpu
   np.testing.assert_allclose(kernel_grad, x.T @ grad, rtol=1e-4, atol=1e-5)
   assert not np.array_equal(kernel_grad, kernel_grad.astype(jnp.bfloat16))  # not rounded
   np.testing.assert_allclose(np.asarray(x_grad, np.float64), grad @ kernel.T, rtol=0.01, atol=0.01)
+
+
+@hypothesis.given(
+  rows=st.sampled_from([(), (1,), (2, 3)]),
+  sizes=st.tuples(*[st.sampled_from([1, 3, 8, 64, 130])] * 3),
+  turned=st.booleans(),
+  output_dtype=st.sampled_from(["bfloat16", "float32"]),
+)
+@hypothesis.settings(max_examples=15, deadline=None)
+def test_narrow_products_of_any_shape_compile_and_are_right(rows, sizes, turned, output_dtype):
+  """XLA's CPU has products of bfloat16 that it plans and then cannot run: transposed ones."""
+  x, y, grad = _operands(rows, *sizes, seed=4)
+  x, grad = x.astype("bfloat16"), grad.astype(output_dtype)
+  turn = (lambda a: jnp.swapaxes(a, -1, -2)) if turned else (lambda a: a)
+
+  def product(x, y):
+    return turn(products.product(turn(x), turn(y), "bfloat16", output_dtype))
+
+  got = jax.jit(lambda *a: _vjp(product, *a))(turn(x), turn(y), turn(grad))
+  x, y, grad = (np.asarray(a.astype(jnp.bfloat16), np.float32) for a in (x, y, grad))
+  want = x @ y, grad @ y.swapaxes(-1, -2), x.swapaxes(-1, -2) @ grad
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(turn(a).astype(np.float32), b, rtol=0.02, atol=0.02 * max(sizes))
+
+
+def test_a_cpu_multiplies_in_bfloat16_what_lies_transposed():
+  """The kernels for bfloat16 are twice as fast; XLA would turn the operands into float32."""
+  x, y, grad = _operands((), 64, 32, 16, seed=5)
+  x, grad = x.astype(jnp.bfloat16), grad.astype(jnp.bfloat16)
+  product = lambda x, y: products.product(x, y, "bfloat16", "bfloat16")
+  program = jax.jit(lambda *a: _vjp(product, *a)).lower(x, y, grad).compile().as_text()
+  products_found = [line for line in program.splitlines() if " dot(" in line]
+  assert len(products_found) == 3
+  for line in products_found:
+    for operand in re.findall(r"%([\w.]+)", line.split(" dot(")[1].split(")")[0]):
+      assert re.search(rf"%{re.escape(operand)} = bf16\[", program), line
 
 
 def test_both_ways_to_a_kernels_gradient_are_equal():
