@@ -182,7 +182,7 @@ def test_every_launcher_answers_help_at_once():
       assert done.returncode == 0, f"{path.name}: {done.stderr}"
       assert f"python launch/{path.name} " in done.stdout  # an example to copy
       # Those that are no stage of a recipe take no gin.
-      assert ("--gin.NAME" in done.stdout) == (path.stem not in ("search", "convert"))
+      assert ("--gin.NAME" in done.stdout) == (path.stem not in ("search", "convert", "compare"))
 
 
 def test_every_example_in_a_launcher_is_of_files_that_exist():

@@ -65,7 +65,7 @@ def test_scanned_equals_unrolled_in_values_and_gradients():
 
 
 def _products(program):
-  """Matrix products in a program and in all that it calls; a printed one shows what is shared once."""
+  """Matrix products in a program and in what it calls; its print shows what is shared once."""
   inner = [part for e in program.eqns for part in jax.tree.leaves(list(e.params.values()))]
   called = [getattr(part, "jaxpr", part) for part in inner]
   own = sum(e.primitive.name == "dot_general" for e in program.eqns)
