@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from kard_jax.core import hosts
 from kard_jax.core.files import InputError, PathLike
 
 _KEEP = ocp.checkpoint_managers
@@ -26,7 +29,7 @@ class Checkpoints:
     higher_is_better: whether a large value of it is good.
   """
 
-  latest: int = 1
+  latest: int = 2  # so that there is one behind a newest that cannot be read
   best: int = 1
   metric: str = "loss"
   higher_is_better: bool = False
@@ -68,6 +71,10 @@ class Run:
     """The step of the newest whole checkpoint; None when there is none."""
     return self._manager.latest_step()
 
+  def finish(self) -> None:
+    """Waits until what was begun is saved."""
+    self._manager.wait_until_finished()
+
   def save(self, step: int, state: Any, metrics: Mapping[str, float] | None) -> None:
     """Begins saving; returns as soon as `state` may change."""
     self._manager.save(
@@ -76,19 +83,53 @@ class Run:
       metrics=dict(metrics) if metrics else None,
     )
 
-  def restore(self, step: int, abstract: Any) -> Any:
-    """The state of a step, in the shapes, dtypes and shardings of `abstract`.
+  def restore_newest(self, abstract: Any) -> Any:
+    """The state of the newest checkpoint that every process can read.
+
+    A newer one is put aside, with a warning.
+
+    Args:
+      abstract: the state's shapes, dtypes and shardings.
 
     Raises:
-      InputError: the checkpoint is of a run that trained other parameters.
+      InputError: no checkpoint can be read as such a state.
     """
+    broken: list[tuple[int, Exception]] = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      state, error = self._read(step, abstract)
+      if hosts.all_true(f"checkpoint {step} can be read", error is None):
+        self._put_aside(broken)
+        return state
+      broken.append((step, error or OSError("another host cannot read it")))
+    step, error = broken[0]
+    raise _of_another(self._manager.directory / str(step), error) from error
+
+  def _read(self, step: int, abstract: Any) -> tuple[Any, Exception | None]:
+    """By the handler itself: the manager would wait for processes that could not read."""
+    handler = ocp.StandardCheckpointHandler()
+    path = self._manager.directory / str(step) / "state"
     try:
-      restored = self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      return handler.restore(path, args=ocp.args.StandardRestore(abstract)), None
+    except Exception as error:
+      return None, error
+    finally:
+      handler.close()
+
+  def _put_aside(self, broken: list[tuple[int, Exception]]) -> None:
+    for step, error in broken:
+      place = self._manager.directory / str(step)
+      aside = f"broken-{step}-{time.time():.0f}"
+      print(
+        f"warning: {place} cannot be read ({' '.join(str(error).split())[:300]}); the run goes on "
+        f"at the checkpoint before it, and this one is kept as {aside}",
+        file=sys.stderr,
+        flush=True,
       )
-    except (ValueError, KeyError, TypeError) as error:
-      raise _of_another(self._manager.directory / str(step), error) from error
-    return restored["state"]
+      if hosts.is_lead():
+        place.rename(place.parent / aside)
+    if broken:
+      hosts.meet("broken checkpoints are put aside")
+      self._manager.reload()
 
 
 def choose(folder: PathLike, which: str | int = "best", metric: str = "loss") -> int:
@@ -170,7 +211,7 @@ def restore_all_params(folder: PathLike, step: int) -> Any:
 
 def _of_another(folder: PathLike, error: Exception) -> InputError:
   reason = " ".join(str(error).split())[:300]
-  return InputError(f"{folder}: holds other parameters than the model's: {reason}")
+  return InputError(f"{folder}: holds other parameters than the model's, or is damaged: {reason}")
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:

@@ -25,12 +25,14 @@ from typing import Any, NamedTuple
 import gin
 from gin import config_parser
 
-from kard_jax.core import provenance
+from kard_jax.core import distributed, exits, hosts, provenance
 from kard_jax.core.files import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # where `gin_configs/` stands
 WORKDIR, STAGES = "WORKDIR", "STAGES"
-_READ_HERE = {WORKDIR, STAGES}  # macros that launchers read themselves
+_TIMES = {f"{name.upper()}_TIMEOUT": name for name in hosts.Times._fields}  # seconds, see there
+_READ_HERE = {WORKDIR, STAGES, *_TIMES}  # macros that launchers read themselves
+_ON_ALL_HOSTS = {"train", "answer", "ground", "rerank"}  # stages that several hosts share
 _ASIDE = ("partitioning.", "monitor.", "@monitor.")  # what decides no output
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
@@ -380,6 +382,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     metavar="VALUE",
     help="set a macro or a binding, as in --gin.STEPS=100 or --gin.WORKDIR=\"'runs/mine'\"",
   )
+  distributed.add_flags(result)
   return result
 
 
@@ -403,7 +406,8 @@ def launch(module: str, description: str, argv: Sequence[str] | None = None) -> 
   """Runs `launch.<module>.<module>(stage)` under a configuration and returns the exit status.
 
   The function is looked up by its import path, never as `__main__`, so that gin can configure it.
-  Status 0: done, or done before with the same settings and inputs. 2: bad input, told in one line.
+  The statuses are those of `exits`; 0 also where it was done before with the same settings and
+  inputs.
   """
   flags = parser(description)
   flags.add_argument(
@@ -412,33 +416,77 @@ def launch(module: str, description: str, argv: Sequence[str] | None = None) -> 
   arguments, overrides = parse_arguments(flags, sys.argv[1:] if argv is None else argv)
   if not arguments.gin_file:
     flags.error("--gin_file is needed")
-  return exit_status(lambda: _run(module, arguments.gin_file, overrides, arguments.redo))
+  return exit_status(lambda: _run(module, arguments, overrides))
 
 
-def _run(module: str, gin_files: Sequence[str], overrides: Sequence[str], redo: bool) -> None:
-  settings = resolve(gin_files, overrides)
+def _run(module: str, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+  settings = resolve(arguments.gin_file, overrides)
   for name in idle_overrides(settings):
     print(f"note: --gin.{name} changes nothing here; other stages use it", flush=True)
+  distributed.start(distributed.find(arguments), times(settings))
   stage = provenance.Stage(stage_name(settings), workdir(settings), settings.fingerprint())
-  if not redo and stage.is_finished():
+  redo = arguments.redo
+  if hosts.agree("whether it is done", lambda: not redo and stage.is_finished()):
     print(f"{stage.name}: done before, in {stage.workdir}; --redo makes it again", flush=True)
     return
-  activate(settings)
-  function: Callable[[provenance.Stage], None] = gin.get_configurable(f"launch.{module}.{module}")
-  with stage.running(redo=redo):
+  shared = module in _ON_ALL_HOSTS
+  with stage.running(redo=redo, shared=shared):
+    if not (shared or hosts.is_lead()):
+      return  # from the body alone: at its end it waits for process 0
+    activate(settings)
+    function: Callable[[provenance.Stage], None] = gin.get_configurable(f"launch.{module}.{module}")
     function(stage)
     stage.operative_config = gin.operative_config_str()
 
 
+def times(settings: Settings) -> hosts.Times:
+  """How long hosts wait for each other: START_TIMEOUT, STEP_TIMEOUT and BARRIER_TIMEOUT.
+
+  Raises:
+    InputError: one is not a positive number.
+  """
+  given = {}
+  for macro, name in _TIMES.items():
+    value = settings.value(macro)
+    if value is None:
+      continue
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+      raise InputError(f"{settings.bindings[macro].where}: {macro} = {value!r}: seconds are needed")
+    given[name] = float(value)
+  return hosts.Times(**given)
+
+
 def exit_status(work: Callable[[], None]) -> int:
-  """Runs `work`; an `InputError` becomes one line on standard error and status 2."""
+  """Runs `work` and gives the status to leave with, see `exits`; also ends a run on other hosts.
+
+  An `InputError` becomes one line on standard error.
+  """
+  status, told = exits.DONE, ""
   try:
     work()
+    hosts.leave(exits.DONE, together=True)
   except InputError as error:
-    message = str(error).partition("\n  In call to configurable")[0]  # gin's, to every exception
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return 2
+    status, told = exits.BAD_INPUT, f"error: {_one_line(error)}"
+  except exits.Lost as error:
+    status, told = exits.LOST, f"error: {error}"
+  except exits.Stopped as stopped:
+    print(stopped, file=sys.stderr, flush=True)
+    hosts.leave(exits.STOPPED, together=True)
+    return exits.STOPPED
+  except exits.Terminated as terminated:
+    status, told = exits.STOPPED, str(terminated)
   except KeyboardInterrupt:
-    print("stopped; what was finished is kept", file=sys.stderr, flush=True)
-    return 130
-  return 0
+    status, told = exits.INTERRUPTED, "stopped; what was finished is kept"
+  except Exception as error:
+    if hosts.count() == 1:
+      raise
+    status, told = hosts.blame(error)
+  if status != exits.DONE:
+    print(told, file=sys.stderr, flush=True)
+    hosts.leave(status, told)
+  return status
+
+
+def _one_line(error: Exception) -> str:
+  message = str(error).partition("\n  In call to configurable")[0]  # gin's, to every exception
+  return " ".join(message.split())

@@ -113,7 +113,12 @@ class Partitioner:
         f"{dict(self.axes)} and {self.microbatches} microbatches"
       )
     indices = self.batch_sharding.addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size) for index in indices if index]
+    bounds = [(index[0] if index else slice(None)).indices(batch_size) for index in indices]
+    if not bounds:
+      raise InputError(
+        f"partitioning.Partitioner.devices = {self.devices}: process {jax.process_index()} of "
+        f"{jax.process_count()} has none of them; set it to 0, which takes all"
+      )
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
   def _divides(self, batch_size: int) -> bool:
@@ -121,12 +126,31 @@ class Partitioner:
     names = (axis,) if isinstance(axis, str) else axis or ()
     return batch_size % math.prod(self.mesh.shape[name] for name in names) == 0
 
-  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A process's rows of a batch as global arrays, split over the mesh."""
-    return {
-      name: jax.make_array_from_process_local_data(self.batch_sharding, rows)
-      for name, rows in batch.items()
-    }
+  def put(self, batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+    """Global arrays of a batch, split over the mesh.
+
+    Args:
+      batch: the rows that `rows` names: of them, and no others, this process's devices get theirs.
+      batch_size: rows over all processes.
+    """
+    first = self.rows(batch_size).start
+
+    def array(rows: np.ndarray) -> jax.Array:
+      def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(batch_size)
+        return rows[start - first : stop - first]
+
+      shape = (batch_size, *rows.shape[1:])
+      return jax.make_array_from_callback(shape, self.batch_sharding, part)
+
+    return {name: array(np.asarray(rows)) for name, rows in batch.items()}
+
+  def place(self, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, or that is on the mesh already, in a sharding of the mesh."""
+    if sharding.is_fully_addressable or not leaf.is_fully_addressable:
+      return jax.device_put(leaf, sharding)
+    here = np.asarray(leaf)
+    return jax.make_array_from_callback(here.shape, sharding, lambda index: here[index])
 
   @contextlib.contextmanager
   def active(self) -> Iterator[None]:

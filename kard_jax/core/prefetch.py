@@ -52,7 +52,7 @@ def ahead(
       step, batch = ready.get()
       if isinstance(batch, BaseException):
         raise batch
-      yield step, (partitioner.put(batch), tokens(batch))
+      yield step, (partitioner.put(batch, batches.batch_size), tokens(batch))
   finally:
     stop.set()
     thread.join()

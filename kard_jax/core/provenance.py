@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from kard_jax.core import files
+from kard_jax.core import files, hosts
 from kard_jax.core.files import InputError, PathLike
 
 FORMAT = 1
@@ -97,8 +97,11 @@ class Stage:
     return (self.workdir / path / "begun.json").exists() and not self._redo
 
   def writes(self, path: PathLike) -> epath.Path:
-    """A place to write an output, moved to `workdir/path` when the whole stage has succeeded."""
-    temporary = self._scratch / path
+    """A place to write an output, moved to `workdir/path` when the whole stage has succeeded.
+
+    On several hosts only what process 0 writes becomes an output.
+    """
+    temporary = self._scratch / (path if hosts.is_lead() else f"host-{hosts.index()}/{path}")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     self._outputs[str(path)] = temporary
     return temporary
@@ -111,9 +114,13 @@ class Stage:
     Raises:
       InputError: the folder was begun with other settings or inputs.
     """
+    with hosts.lead_first(str(path)):
+      return self._keep(path)
+
+  def _keep(self, path: PathLike) -> epath.Path:
     folder = self.workdir / path
     begun = folder / "begun.json"
-    if self._redo and begun.exists():
+    if self._redo and begun.exists() and hosts.is_lead():
       folder.rmtree()
       if self.meta.exists():  # it told of the folder; a kill from here on must not leave it
         self.meta.unlink()
@@ -190,40 +197,55 @@ class Stage:
     return True
 
   @contextlib.contextmanager
-  def running(self, redo: bool = False) -> Iterator[Stage]:
+  def running(self, redo: bool = False, shared: bool = True) -> Iterator[Stage]:
     """Runs the stage's body; on success moves its outputs into place and writes the record.
+
+    Of several hosts process 0 does both, when all have run the body.
 
     Args:
       redo: forget folders that an earlier run keeps for resuming.
+      shared: whether all hosts work in the body; else they wait for process 0, however long it
+        takes.
     """
     started = time.time()
     self._redo = redo
-    if self._scratch.exists():
+    if self._scratch.exists() and hosts.is_lead():
       self._scratch.rmtree()  # left by a kill
+    hosts.meet(f"the start of {self.name}")
     try:
       yield self
-      inputs = self._hashes(self._inputs)
-      if self.meta.exists():
-        self.meta.unlink()  # from here to the end the outputs may be of two runs
-      for path, temporary in self._outputs.items():
-        if temporary is not None:
-          with files.atomic(self.workdir / path) as place:
-            temporary.rename(place)
-      record: dict[str, Any] = {
-        "format": FORMAT,
-        "stage": self.name,
-        "seconds": round(time.time() - started, 1),
-        "settings": self.settings,
-        "inputs": inputs,
-        "origins": self._origin_record(self._known_origins),
-        "outputs": self._hashes({path: self.workdir / path for path in self._outputs}),
-        "packages": _package_versions(),
-        "operative_config": self.operative_config,
-      }
-      files.write_json(self.meta, record)
+      hosts.meet(f"the end of {self.name}", 0.0 if shared else None)
+      if hosts.is_lead():
+        self._finish(started)
+      hosts.meet(f"the record of {self.name}", None)
     finally:
-      if self._scratch.exists():
+      # A failed run's others may still write there; the next run removes it.
+      if self._scratch.exists() and hosts.count() == 1:
         self._scratch.rmtree()
+
+  def _finish(self, started: float) -> None:
+    """Moves the outputs into place and writes the record."""
+    inputs = self._hashes(self._inputs)
+    if self.meta.exists():
+      self.meta.unlink()  # from here to the end the outputs may be of two runs
+    for path, temporary in self._outputs.items():
+      if temporary is not None:
+        with files.atomic(self.workdir / path) as place:
+          temporary.rename(place)
+    record: dict[str, Any] = {
+      "format": FORMAT,
+      "stage": self.name,
+      "seconds": round(time.time() - started, 1),
+      "settings": self.settings,
+      "inputs": inputs,
+      "origins": self._origin_record(self._known_origins),
+      "outputs": self._hashes({path: self.workdir / path for path in self._outputs}),
+      "packages": _package_versions(),
+      "operative_config": self.operative_config,
+    }
+    files.write_json(self.meta, record)
+    if self._scratch.exists():
+      self._scratch.rmtree()
 
   def _compare_settings(self, before: Mapping[str, str], what: str) -> None:
     keys = [k for k in sorted({*before, *self.settings}) if before.get(k) != self.settings.get(k)]

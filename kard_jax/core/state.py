@@ -101,7 +101,7 @@ class Beginning:
     if saved.latest is None:
       return self.begin_fresh()
     abstract = checkpoints.abstract(nn.meta.unbox(self.shapes), self.shardings)
-    state = saved.restore(saved.latest, abstract)
+    state = saved.restore_newest(abstract)
     frozen = list(selection.flatten(self._boxed[1]))
     return state, selection.unflatten(self._params(frozen, frozen)) if frozen else {}
 
@@ -136,7 +136,7 @@ class Beginning:
     for path in [path for path in wanted if path in given]:
       dtype = self.frozen_dtype if path in frozen else jnp.float32
       leaf = jnp.asarray(given.pop(path), dtype)  # popped, so that no float32 twin stays
-      leaves[path] = jax.device_put(leaf, shardings[path])
+      leaves[path] = self.partitioner.place(leaf, shardings[path])
     given.clear()
     fresh = [path for path in wanted if path not in leaves]
     if lacking := [path for path in fresh if path in frozen]:

@@ -167,9 +167,10 @@ def write(
     parts = _parts(batch, input_tokens_NxL, pad_id, shards)
     inputs: dict[str, Any] = {"ids": ids_B} | {str(i): part for i, part in enumerate(parts)}
     if partitioner is not None:
-      inputs = partitioner.put(
-        {name: array[partitioner.rows(len(array))] for name, array in inputs.items()}
-      )
+      inputs = {
+        name: partitioner.put({name: array[partitioner.rows(len(array))]}, len(array))[name]
+        for name, array in inputs.items()
+      }
     with partitioner.active() if partitioner is not None else contextlib.nullcontext():
       decoded = decode_lib.decode(
         network,

@@ -17,7 +17,16 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
-from kard_jax.core import checkpoints, flops, monitor, prefetch, selection
+from kard_jax.core import (
+  checkpoints,
+  exits,
+  flops,
+  hosts,
+  monitor,
+  prefetch,
+  selection,
+  stopping,
+)
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Batch, Loss, Mean, Objective, Params
 from kard_jax.core.partitioning import Partitioner
@@ -115,6 +124,7 @@ def train(
   Raises:
     NotFinite: the loss or gradient norm is not a number; the checkpoints before it stay.
     InputError: the batch does not fit the mesh.
+    exits.Stopped: SIGTERM came; the state is saved.
   """
   partitioner = trainer.partitioner
   rows = partitioner.rows(batches.batch_size)
@@ -134,12 +144,16 @@ def train(
   if count < total:
     print(f"{count:>7,} of {total:,} parameters are trained ({count / total:.2%})", flush=True)
   step_fn = partitioner.jit(
-    make_step(objective, tx, trainer), donate_argnums=0, out_shardings=(beginning.shardings, None)
+    make_step(objective, tx, trainer),
+    donate_argnums=0,
+    out_shardings=(beginning.shardings, partitioner.replicated),
   )
   evaluate = Evaluation(objective, partitioner, list(validation))
   with (
     trainer.kept.open(folder) as saved,
     monitor.Monitor(folder, trainer.steps, trainer.log_every, trainer.monitoring) as seen,
+    stopping.Stop(partitioner) as stop,
+    hosts.in_step("the start of training"),
   ):
     state, frozen = beginning.begin(saved)
     begin = int(state.step)
@@ -148,6 +162,7 @@ def train(
     metrics: dict[str, float] = {}
     ahead = prefetch.ahead(batches, rows, partitioner, begin, trainer.steps)
     for step, (batch, tokens) in seen.batches(ahead):
+      hosts.goes_on(f"step {step} of {trainer.steps}")
       state, now = step_fn(state, frozen, batch)
       if late is not None:  # the step before is done by now: reading it stalls nothing
         metrics = _read(*late, batches, seen)
@@ -160,10 +175,15 @@ def train(
         late = None
         evaluated = metrics = evaluate(state.params, frozen)
         seen.evaluated(done, evaluated)
-      if last or done % trainer.save_every == 0:
+      stops = stop.now() and not last
+      if last or stops or done % trainer.save_every == 0:
         if late is not None:  # nothing that is not finite may be saved
           metrics, late = _read(*late, batches, seen), None
+        hosts.goes_on(f"the save behind step {step}")
         saved.save(done, state, evaluated)
+      if stops:
+        saved.finish()
+        raise exits.Stopped(f"stopped by SIGTERM; saved at step {done}, where the next run goes on")
     return Run(state, metrics or evaluate(state.params, frozen))
 
 
@@ -258,7 +278,8 @@ class Evaluation:
     self.batches = batches
     self._partitioner = partitioner
     self._loss = partitioner.jit(
-      lambda params, frozen, batch: objective.loss(selection.join(params, frozen), batch, None)
+      lambda params, frozen, batch: objective.loss(selection.join(params, frozen), batch, None),
+      out_shardings=partitioner.replicated,
     )
 
   def __call__(self, params: Params, frozen: Params) -> dict[str, float]:
@@ -266,10 +287,12 @@ class Evaluation:
     if not self.batches:
       return {}
     losses = []
-    for batch in self.batches:
-      rows = self._partitioner.rows(len(next(iter(batch.values()))))
+    for number, batch in enumerate(self.batches):
+      hosts.goes_on(f"batch {number} of {len(self.batches)} of an evaluation")
+      size = len(next(iter(batch.values())))
+      rows = self._partitioner.rows(size)
       local = {name: feature[rows] for name, feature in batch.items()}
-      losses.append(self._loss(params, frozen, self._partitioner.put(local)))
+      losses.append(self._loss(params, frozen, self._partitioner.put(local, size)))
     total = jax.tree.map(lambda *leaves: np.sum([np.asarray(leaf) for leaf in leaves]), *losses)
     return {name: float(value) for name, value in _means(total).items()}
 
