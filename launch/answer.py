@@ -32,7 +32,7 @@ from kard_jax import questions as questions_lib
 from kard_jax.answer import Generate, Rerank, Retrieve, Scored, Written
 from kard_jax.compose import Compose, Reader
 from kard_jax.convert import initial
-from kard_jax.core import decode, files, progress, streaming
+from kard_jax.core import decode, files, hosts, progress, streaming
 from kard_jax.core.files import InputError
 from kard_jax.core.objective import Params
 from kard_jax.core.partitioning import Partitioner
@@ -85,15 +85,19 @@ def answer(
     files.write_jsonl(output, ())
     print(f"no passage for any question of {split}: {method} is left out", flush=True)
     return
+  # Each of several hosts answers its part; an endpoint is asked by one.
+  mine = hosts.share(len(questions))
+  if isinstance(student, Asked):
+    mine = slice(len(questions) if hosts.is_lead() else 0)
   reader = student.reader(dataset)
   compose = prompt(dataset, reader) if prompt else compose_lib.as_trained(dataset.prompts, reader)
   rows = list(
     answer_lib.answer(
-      questions,
+      questions[mine],
       prompts=dataset.prompts,
       retrieve=retriever,
       rerank=rerank(stage, dataset) if rerank else None,
-      generate=student(stage, dataset),
+      generate=student(stage, dataset, mine.start or 0),
       compose=compose,
       candidates=candidates,
       passages=passages,
@@ -102,6 +106,10 @@ def answer(
     )
   )
   files.write_jsonl(output, rows)
+  whole = stage.joins(f"predictions/{method}.jsonl")
+  if not hosts.is_lead():
+    return
+  rows = [row for _, row in files.read_jsonl(whole)]
   right = sum(row["answer"] == row["label"] for row in rows)
   unparsed = sum(row["answer"] is None for row in rows)
   print(
@@ -187,6 +195,7 @@ def neural(
     vocabulary: another than the student's: a SentencePiece model, a tokenizer.json, a Hugging Face
       model's folder, or its name on the Hub.
   """
+  partitioner = partitioner.of_this_host()
   pieces: vocabularies.Vocabulary = dataset.vocabulary
   if vocabulary is None:
     _read_vocabulary(stage, dataset)
@@ -205,16 +214,17 @@ def neural(
 
   by_ids = None
   if vectors is not None:
-    by_ids = rankers.by_ids(
-      stage.workdir / vectors,
-      passages_lib.Passages(stage.reads("knowledge/passages")),
-      network=network,
-      params=params,
-      tokens=lambda texts: tokens(texts, passage_length),
-      text=dataset.prompts.passage_text,
-      passage_length=passage_length,
-      partitioner=partitioner,
-    )
+    with hosts.lead_first("the passages' vectors"):
+      by_ids = rankers.by_ids(
+        stage.workdir / vectors,
+        passages_lib.Passages(stage.reads("knowledge/passages")),
+        network=network,
+        params=params,
+        tokens=lambda texts: tokens(texts, passage_length),
+        text=dataset.prompts.passage_text,
+        passage_length=passage_length,
+        partitioner=partitioner,
+      )
 
   def encoding(
     queries: list[np.ndarray], lists: Sequence[Sequence[Scored]], advance: Callable[[int], None]
@@ -314,20 +324,26 @@ class Student:
     """How many tokens the student sees in a text, and how many it reads."""
     return Reader(lambda texts: decoder_only.sizes(dataset, self.network, texts), self.input_length)
 
-  def __call__(self, stage: Stage, dataset: registry.Dataset) -> Generate:
+  def __call__(self, stage: Stage, dataset: registry.Dataset, first: int = 0) -> Generate:
     """Restores the parameters and returns what writes texts for prompts.
+
+    Args:
+      stage: the work directory and the record.
+      dataset: whose vocabulary.
+      first: the place of the first prompt among all questions, which decides its draws.
 
     Raises:
       InputError: no checkpoint, or one of another network.
     """
     _read_vocabulary(stage, dataset)
+    partitioner = self.partitioner.of_this_host()
     inputs_1xL = np.zeros((1, self.input_length), np.int32)
     targets_1xT = np.zeros((1, self.target_length), np.int32)
     params = _restore(
       stage,
       self.folder,
       self.network,
-      self.partitioner,
+      partitioner,
       self.checkpoint,
       *((inputs_1xL,) if features.is_decoder_only(self.network) else (inputs_1xL, targets_1xT)),
     )
@@ -337,7 +353,7 @@ class Student:
       pad_id=getattr(self.network, "pad_id", dataset.vocabulary.pad_id),
     )
     rng = jax.random.key(self.seed)
-    begun = 0  # prompts so far: a prompt's place decides its draws, not its batch
+    begun = first  # prompts so far: a prompt's place decides its draws, not its batch
 
     def generate(prompts: Sequence[str], samples: int) -> list[list[Written]]:
       nonlocal begun
@@ -353,7 +369,7 @@ class Student:
           row_ids_N=np.arange(begun, begun + len(prompts), dtype=np.int32),
           batch_size=self.batch_size,
           lengths=self.buckets,
-          partitioner=self.partitioner,
+          partitioner=partitioner,
           progress=advance,
         )
       begun += len(prompts)
@@ -381,13 +397,13 @@ class Asked:
     """How many tokens it reads is its own business."""
     del dataset
 
-  def __call__(self, stage: Stage, dataset: registry.Dataset) -> Generate:
+  def __call__(self, stage: Stage, dataset: registry.Dataset, first: int = 0) -> Generate:
     """Returns what asks; all that was answered stays in `completions/<stage>.jsonl`.
 
     Raises:
       InputError: when it is called, as `asking.ask`.
     """
-    del dataset
+    del dataset, first
     return asking.generate(self.endpoint, stage.workdir / f"completions/{stage.name}.jsonl")
 
 

@@ -23,7 +23,7 @@ from typing import Protocol
 from kard_jax import questions as questions_lib
 from kard_jax import silver as silver_lib
 from kard_jax import teacher as teacher_lib
-from kard_jax.core import files
+from kard_jax.core import files, hosts
 from kard_jax.core.provenance import Stage
 from kard_jax.questions import Question
 from kard_jax.retrieval import index as index_lib
@@ -53,7 +53,9 @@ def ground(
   """
   questions = read_all(stage)
   path = stage.reads("rationales.jsonl")
-  rationales = teacher_lib.read_rationales(path, questions)
+  # Each of several hosts takes its part of the rationales, and of the questions.
+  rationales = list(teacher_lib.read_rationales(path, questions))
+  rationales = rationales[hosts.share(len(rationales))]
   stored = passages_lib.Passages(stage.reads("knowledge/passages"), verify=True)
   index = index_lib.open(stage.reads("knowledge/bm25"), verify=True)
   with (
@@ -63,7 +65,9 @@ def ground(
     rows: Iterable[tuple[silver_lib.Row, silver_lib.Row]]
     if recorded is not None:
       stage.reads_outside(dataset.inputs())
-      rows = map(functools.partial(_recorded, silver=silver), recorded(dataset.source))
+      spaces = recorded(dataset.source)
+      spaces = spaces[hosts.share(len(spaces))]
+      rows = map(functools.partial(_recorded, silver=silver), spaces)
     else:
       rows = silver_lib.ground(
         index,
@@ -80,8 +84,11 @@ def ground(
       count += 1
       silver_file.write(files.to_line(silver_row))
       candidates_file.write(files.to_line(candidates_row))
-  found = silver_lib.retrieve(index, stored, questions, dataset.prompts, k=retrieved)
+  asked = questions[hosts.share(len(questions))]
+  found = silver_lib.retrieve(index, stored, asked, dataset.prompts, k=retrieved)
   files.write_jsonl(stage.writes("retrieved.jsonl"), found)
+  for name in ("silver.jsonl", "candidates.jsonl", "retrieved.jsonl"):
+    stage.joins(name)
   print(f"{count:>7,} rationales with silver passages and candidates", flush=True)
 
 

@@ -30,7 +30,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kard_jax.core import config, files, progress
+from kard_jax.core import config, files, hosts, progress
 from kard_jax.core.files import InputError
 
 if TYPE_CHECKING:  # they bring JAX and TensorFlow, which a look at --help does not need
@@ -80,6 +80,7 @@ def rerank(
   from kard_jax import ranking
   from tasks import held_out, rankers
 
+  partitioner = partitioner.of_this_host()
   dataset.locate(stage.workdir)
   for path in dataset.vocabulary_inputs:
     stage.reads(path)
@@ -92,7 +93,8 @@ def rerank(
     passage_length=passage_length,
     checkpoint=checkpoint,
   )
-  lists = held_out.lists(stage, dataset, split, candidates)
+  lists = list(held_out.lists(stage, dataset, split, candidates))
+  lists = lists[hosts.share(len(lists))]  # each of several hosts scores its part
   with progress.candidates(sum(len(one.texts) for one in lists)) as advance:
     scores = score([one.query for one in lists], [one.texts for one in lists], advance)
   rows = [
@@ -104,6 +106,10 @@ def rerank(
     for one, mine in zip(lists, scores, strict=True)
   ]
   files.write_jsonl(stage.writes("reranking.jsonl"), rows)
+  whole = stage.joins("reranking.jsonl")
+  if not hosts.is_lead():
+    return
+  rows = [row for _, row in files.read_jsonl(whole)]
   for reference, card in ranking.summarise(rows).items():
     for name, figures in card["rankings"].items():
       shown = "  ".join(f"{figure} {at['value']:.3f}" for figure, at in figures.items())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from etils import epath
 
-from kard_jax.core import config, recipes
+from kard_jax.core import config, distributed, recipes
 from kard_jax.core.files import InputError
 
 # The first word of a stage's name says which launcher runs it.
@@ -142,7 +143,13 @@ def _launch(planned: recipes.Planned, redo: bool) -> None:
   # Huge pages for what malloc maps: XLA's CPU buffers are mapped anew at each step, and training
   # the quickstart's student takes a tenth less time. Only Linux's glibc looks at it.
   environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
-  status = subprocess.run(command, check=False, env=environment).returncode
+  with subprocess.Popen(command, env=environment) as stage:
+    # Whoever stops a machine tells the recipe: the stage is to save, and its status tells the rest.
+    before = signal.signal(signal.SIGTERM, lambda *_: stage.terminate())
+    try:
+      status = stage.wait()
+    finally:
+      signal.signal(signal.SIGTERM, before)
   if status:
     raise Failed(status if status > 0 else 128 - status)
 
@@ -213,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   methods = arguments.methods.split(",") if arguments.methods else None
 
   def work() -> None:
+    distributed.export(arguments)
     folder = find_recipe(arguments.recipe)
     if arguments.sweep:
       gin_file = find_sweep(arguments.sweep)

@@ -28,6 +28,7 @@ import seqio
 from etils import epath
 
 from kard_jax.convert import initial as initial_lib
+from kard_jax.core import hosts
 from kard_jax.core import lora as lora_lib
 from kard_jax.core import train as loop
 from kard_jax.core.files import InputError
@@ -121,7 +122,8 @@ def train(
     trainer = dataclasses.replace(trainer, trained=[*lora_lib.NAMES, *(trainer.trained or ())])
   output = stage.keeps(folder)  # last: what was wrong so far has begun nothing
   if begin is not None:
-    begin.record(output, lora, trainer)
+    with hosts.lead_first("the run's origin"):
+      begin.record(output, lora, trainer)
   run = loop.train(
     objective,
     stream,

@@ -13,7 +13,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kard_jax.core import exits, hosts
 from kard_jax.core.files import InputError
@@ -29,15 +29,15 @@ class Cluster(NamedTuple):
   Attributes:
     source: who told.
     coordinator: `host:port` of process 0; None: JAX asks the TPU's metadata for all of these.
-    count: of processes.
-    index: this one's number, from 0.
+    processes: how many.
+    process: this one's number, from 0.
     devices: which of the host's devices are this process's; None: all.
   """
 
   source: str
   coordinator: str | None = None
-  count: int | None = None
-  index: int | None = None
+  processes: int | None = None
+  process: int | None = None
   devices: list[int] | None = None
 
 
@@ -49,6 +49,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
   group.add_argument("--num_processes", type=int, metavar="N", help="in all")
   group.add_argument("--process_id", type=int, metavar="I", help="this one's number, from 0")
+
+
+def export(arguments: argparse.Namespace) -> None:
+  """Puts the flags where `find` sees them in processes that this one starts one after another.
+
+  Raises:
+    InputError: a part of them is missing.
+  """
+  if cluster := _by_flags(arguments):
+    os.environ["JAX_COORDINATOR_ADDRESS"] = str(cluster.coordinator)
+    os.environ["JAX_NUM_PROCESSES"] = str(cluster.processes)
+    os.environ["JAX_PROCESS_ID"] = str(cluster.process)
 
 
 def find(
@@ -68,7 +80,7 @@ def find(
   """
   for found in (_by_flags(arguments), _by_kubernetes(environ), _by_slurm(environ)):
     if found is not None:
-      return _checked(found) if found.count != 1 else None
+      return _checked(found) if found.processes != 1 else None
   return _by_tpu(environ, metadata)
 
 
@@ -90,12 +102,12 @@ def start(cluster: Cluster | None, times: hosts.Times) -> None:
   # Without this SIGTERM would be swallowed by JAX's own service; `stopping` answers it.
   jax.config.update("jax_enable_preemption_service", False)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  given: dict[str, object] = {}
+  given: dict[str, Any] = {}
   if cluster.coordinator is not None:
     given = {
       "coordinator_address": cluster.coordinator,
-      "num_processes": cluster.count,
-      "process_id": cluster.index,
+      "num_processes": cluster.processes,
+      "process_id": cluster.process,
       "local_device_ids": cluster.devices,
       "cluster_detection_method": "deactivate",  # it would give a SLURM task one device alone
     }
@@ -145,7 +157,9 @@ def _by_kubernetes(environ: Mapping[str, str]) -> Cluster | None:
     raise InputError(f"several processes by environment: set {' and '.join(lacking)} too")
   assert address is not None
   address = address if ":" in address else f"{address}:{_PORT}"
-  return Cluster("Kubernetes", address, _number(count, "JAX_NUM_PROCESSES"), _number(index, "index"))
+  return Cluster(
+    "environment", address, _number(count, "JAX_NUM_PROCESSES"), _number(index, "its index")
+  )
 
 
 def _by_slurm(environ: Mapping[str, str]) -> Cluster | None:
@@ -215,10 +229,10 @@ def _number(text: str | None, name: str) -> int:
 
 
 def _checked(cluster: Cluster) -> Cluster:
-  count, index = cluster.count or 0, -1 if cluster.index is None else cluster.index
+  count, index = cluster.processes or 0, -1 if cluster.process is None else cluster.process
   if not 0 <= index < count:
     raise InputError(
-      f"{cluster.source}: process {cluster.index} of {cluster.count}: numbers are 0 to N - 1"
+      f"{cluster.source}: process {cluster.process} of {cluster.processes}: numbers are 0 to N - 1"
     )
   if not re.fullmatch(r".+:\d+", cluster.coordinator or ""):
     raise InputError(f"{cluster.source}: coordinator {cluster.coordinator!r} is not HOST:PORT")

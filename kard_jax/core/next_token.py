@@ -60,7 +60,8 @@ def log_probs(
       rows_BxL[row, : lengths_N[place]] = input_tokens[place]
     rows: Any = rows_BxL
     if partitioner is not None:
-      rows = partitioner.put({"rows": rows_BxL[partitioner.rows(batch.rows)]})["rows"]
+      mine = {"rows": rows_BxL[partitioner.rows(batch.rows)]}
+      rows = partitioner.put(mine, batch.rows)["rows"]
     with partitioner.active() if partitioner is not None else contextlib.nullcontext():
       scores_BxK = _log_probs(network, tuple(forced), params, rows, wanted_K)
     found[batch.places] = np.asarray(scores_BxK)[: len(batch.places)]

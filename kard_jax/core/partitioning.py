@@ -66,6 +66,32 @@ class Partitioner:
     auto = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes), tuple(self.axes), axis_types=auto, devices=devices)
 
+  def of_this_host(self) -> Partitioner:
+    """The same over this process's devices alone, for what hosts do apart.
+
+    The data axis shrinks, and then fsdp where there is one; the others must fit a host.
+
+    Raises:
+      InputError: they do not.
+    """
+    if jax.process_count() == 1:
+      return self
+    devices, sizes = jax.local_devices(), dict(self.mesh.shape)
+    for axis in ("data", "fsdp"):
+      if axis in sizes:
+        sizes[axis] = max(1, len(devices) * sizes[axis] // math.prod(sizes.values()))
+    here = dataclasses.replace(self, axes=sizes, cpu_devices=0, devices=0)
+    if math.prod(sizes.values()) != len(devices):
+      raise InputError(
+        f"partitioning.Partitioner.axes = {dict(self.axes)}: a host answers by itself, and its "
+        f"{len(devices)} devices do not hold the axes beside 'data'; lower TENSOR_AXIS"
+      )
+    auto = (AxisType.Auto,) * len(sizes)
+    here.__dict__["mesh"] = jax.make_mesh(  # where `cached_property` looks for it
+      tuple(sizes.values()), tuple(sizes), axis_types=auto, devices=devices
+    )
+    return here
+
   def shardings(self, boxed: Any) -> Any:
     """Shardings for a tree of (abstract) arrays boxed with logical axis names.
 
@@ -136,8 +162,8 @@ class Partitioner:
     first = self.rows(batch_size).start
 
     def array(rows: np.ndarray) -> jax.Array:
-      def part(index: tuple[slice, ...]) -> np.ndarray:
-        start, stop, _ = index[0].indices(batch_size)
+      def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = (index[0] if index else slice(None)).indices(batch_size)
         return rows[start - first : stop - first]
 
       shape = (batch_size, *rows.shape[1:])
@@ -146,7 +172,7 @@ class Partitioner:
     return {name: array(np.asarray(rows)) for name, rows in batch.items()}
 
   def place(self, leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """An array that every process has, or that is on the mesh already, in a sharding of the mesh."""
+    """An array that every process has, or that is on the mesh already, where the mesh wants it."""
     if sharding.is_fully_addressable or not leaf.is_fully_addressable:
       return jax.device_put(leaf, sharding)
     here = np.asarray(leaf)

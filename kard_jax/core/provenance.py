@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -105,6 +106,24 @@ class Stage:
     temporary.parent.mkdir(parents=True, exist_ok=True)
     self._outputs[str(path)] = temporary
     return temporary
+
+  def joins(self, path: PathLike) -> epath.Path:
+    """Puts what the hosts have written of an output of lines behind one another, at process 0.
+
+    Each has its part, `hosts.share`, in the file that `writes` gave it; all must call this.
+
+    Returns:
+      the output, whole at process 0.
+    """
+    whole = self._outputs[str(path)]
+    assert whole is not None
+    hosts.meet(f"the parts of {path}")
+    if hosts.is_lead():
+      with whole.open("ab") as file:
+        for index in range(1, hosts.count()):
+          with (self._scratch / f"host-{index}" / path).open("rb") as part:
+            shutil.copyfileobj(part, file)
+    return whole
 
   def keeps(self, path: PathLike) -> epath.Path:
     """A folder written in place, which survives a kill; the caller resumes from it.

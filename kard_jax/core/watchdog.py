@@ -21,7 +21,7 @@ if TYPE_CHECKING:
   from kard_jax.core.hosts import _Team
 
 
-_SILENT = 120.0  # seconds: a process that lives says something every second
+_SILENT = 60.0  # seconds: a process that lives says something every second
 
 
 class Seen(NamedTuple):
@@ -29,13 +29,13 @@ class Seen(NamedTuple):
 
   Attributes:
     beat: counts its messages.
-    count: places that it has come to; comparable while all are in step.
+    places: how many it has come to; comparable while all are in step.
     place: the last one.
     heard: when a new message of it came, by our clock.
   """
 
   beat: int
-  count: int
+  places: int
   place: str
   heard: float
 
@@ -147,7 +147,7 @@ class Watchdog:
       return f"{self.describe(silent)} is not heard of any more"
     if not self._in_step or now - self._moved < self._limit:
       return ""
-    counts = {index: seen.count for index, seen in self._seen.items()}
+    counts = {index: seen.places for index, seen in self._seen.items()}
     counts[self._team.index] = self._count
     lowest = min(counts.values())
     if lowest == max(counts.values()):
@@ -163,7 +163,7 @@ class Watchdog:
       f"{self._limit:g} s. Start the run again: it goes on at its last checkpoint"
     )
     print(f"error: {message}\nWhat this host is doing:", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+    faulthandler.dump_traceback(2, all_threads=True)
     if self._team.index == 0:  # others find out by themselves; those who do not are told
       with contextlib.suppress(Exception):
         self._team.put(f"failed/{self._team.index}", {"status": exits.LOST, "message": message})

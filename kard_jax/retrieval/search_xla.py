@@ -49,7 +49,7 @@ class Searcher:
     if mesh is not None:
       devices = mesh.devices.reshape(-1)
     else:
-      found = jax.devices()
+      found = jax.local_devices()  # of several hosts each searches by itself
       devices = np.array(found[:1] if found[0].platform == "cpu" else found)
     self._mesh = Mesh(devices, (_AXIS,), axis_types=(AxisType.Auto,))
     self._size = len(index)

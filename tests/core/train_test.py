@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from kard_jax.core import exits
 from kard_jax.core import train as train_lib
 from kard_jax.core.files import InputError
 from kard_jax.core.optimizers import Adafactor, Schedule
@@ -99,7 +102,7 @@ def test_best_and_latest_are_kept(tmp_path):
   kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   scores = {row["step"]: row["validation/loss"] for row in rows if "validation/loss" in row}
-  assert kept == {40, min(scores, key=scores.get)}
+  assert kept == {35, 40, min(scores, key=scores.get)}
 
 
 @pytest.mark.parametrize("settings", [{"data": 8, "model": 1, "microbatches": 3}])
@@ -201,3 +204,44 @@ def test_a_folder_of_another_selection_is_an_input_error(tmp_path):
   train(tmp_path, steps=5)
   with pytest.raises(InputError, match="holds other parameters"):
     train_first(tmp_path)
+
+
+class Stopping(Batches):
+  """Batches of a run that gets SIGTERM while it is in step 7 or so."""
+
+  def __call__(self, step, rows=None):
+    if rows is not None and step == 7:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return super().__call__(step, rows)
+
+
+def test_sigterm_saves_at_the_next_step_and_the_run_goes_on(tmp_path):
+  whole = train(tmp_path / "whole")
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(exits.Stopped, match="saved at step") as stopped:
+    train(tmp_path / "stopped", Stopping())
+  assert signal.getsignal(signal.SIGTERM) is before
+  step = int(str(stopped.value).split("step ")[1].split(",")[0])
+  assert step < 10  # between two usual saves
+  assert (tmp_path / "stopped" / str(step)).is_dir()
+  resumed = train(tmp_path / "stopped")
+  for one, other in zip(leaves(whole.state), leaves(resumed.state), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys, damage):
+  whole = train(tmp_path / "whole")
+  with pytest.raises(Killed):
+    train(tmp_path / "killed", Dying(), save_every=5)
+  newest = tmp_path / "killed" / "10"
+  files = sorted((newest / "state").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+  if damage == "cut":
+    files[-1].write_bytes(files[-1].read_bytes()[:100])
+  else:
+    (newest / "state" / "_METADATA").unlink()
+  resumed = train(tmp_path / "killed", save_every=5)
+  assert f"warning: {newest} cannot be read" in capsys.readouterr().err
+  assert [path for path in (tmp_path / "killed").iterdir() if path.name.startswith("broken-10-")]
+  for one, other in zip(leaves(whole.state), leaves(resumed.state), strict=True):
+    np.testing.assert_array_equal(one, other)
