@@ -277,7 +277,7 @@ def test_eight_devices_give_the_same_loss_and_gradient(name):
   quick = {"compiler_options": {"xla_backend_optimization_level": 0}}
   expected, by_one = jax.jit(jax.value_and_grad(loss), **quick)(whole, batch)
   value, by_eight = partitioner.jit(jax.value_and_grad(loss), **quick)(
-    split, partitioner.put(batch)
+    split, partitioner.put(batch, len(batch["query_tokens"]))
   )
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   largest = max(np.max(np.abs(g)) for g in jax.tree.leaves(by_one))
