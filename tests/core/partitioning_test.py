@@ -112,7 +112,7 @@ def test_a_batch_that_cannot_be_split_evenly(batch_size, settings):
 
 def test_rows_of_a_batch_lie_on_their_devices():
   batch = {"x": np.arange(16).reshape(8, 2), "y": np.arange(8)}
-  put = partitioner().put(batch)
+  put = partitioner().put(batch, 8)
   assert put["x"].sharding.spec == P("data")
   np.testing.assert_array_equal(put["x"], batch["x"])
   for shard in put["y"].addressable_shards:
