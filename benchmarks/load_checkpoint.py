@@ -140,8 +140,8 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
   from kard_jax.convert import huggingface
   from kard_jax.core.partitioning import Partitioner
 
-  rules = (("vocab", "model"), ("heads", "model"), ("mlp", "model"))
-  partitioner = Partitioner({"model": arguments.devices}, rules, cpu_devices=arguments.devices)
+  rules = (("vocab", "tensor"), ("heads", "tensor"), ("mlp", "tensor"))
+  partitioner = Partitioner({"tensor": arguments.devices}, rules, cpu_devices=arguments.devices)
   network = huggingface.network(arguments.folder)
   before, start = peak(), time.perf_counter()
   params = huggingface.load(arguments.folder, network, partitioner)

@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     "decoder_target_tokens": rng.integers(2, 32_000, targets, np.int32),
     "decoder_loss_weights": np.ones(targets, np.float32),
   }
-  partitioner = Partitioner({"data": 1, "model": 1}, [("batch", "data")], devices=1)
+  partitioner = Partitioner({"data": 1, "tensor": 1}, [("batch", "data")], devices=1)
   adapters = arguments.way != "full"
   plain = objective
   if adapters:

@@ -137,7 +137,7 @@ class Ours(_Jax):
       remat=options.get("remat", "none"),
     )
     objective = TokenCrossEntropy(network)
-    partitioner = Partitioner({"data": 1, "model": 1}, [("batch", "data")], devices=1)
+    partitioner = Partitioner({"data": 1, "tensor": 1}, [("batch", "data")], devices=1)
     schedule = Schedule(LEARNING_RATE, warmup=0)
     trainer = train.Trainer(1, AdamW(schedule, clip=CLIP), partitioner)
     tx = trainer.optimizer(1)

@@ -38,7 +38,7 @@ def dataset(tmp_path):
 
 def student(**changes):
   network = changes.pop("network", T5(vocab_size=128))
-  partitioner = Partitioner({"data": 1, "model": 1}, (), devices=1)
+  partitioner = Partitioner({"data": 1, "tensor": 1}, (), devices=1)
   return answer.Student(network, "student/rd", partitioner, decode.Sampler(), **changes)
 
 
@@ -107,7 +107,7 @@ class Embedding(nn.Module):
 def test_a_student_is_below_the_work_directory_or_a_model(tmp_path, monkeypatch):
   found = []
   monkeypatch.setattr(answer.initial, "load", lambda place, *_: found.append(place.folder) or {})
-  partitioner = Partitioner({"data": 1, "model": 1}, (), devices=1)
+  partitioner = Partitioner({"data": 1, "tensor": 1}, (), devices=1)
   stage = Stage("answer_rd", tmp_path / "work", {})
   model = folders.t5(tmp_path / "model")
   answer._restore(stage, str(model), Embedding(), partitioner, "best")

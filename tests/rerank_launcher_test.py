@@ -153,7 +153,8 @@ def test_lengths_are_the_recipes_where_there_is_one(tmp_path, capsys):
 def test_a_mesh_gives_the_same_scores():
   queries, lists = score_test.ragged()
   partitioner = Partitioner(
-    axes={"data": 4, "model": 2}, rules=[("batch", "data"), ("heads", "model"), ("vocab", "model")]
+    axes={"data": 4, "tensor": 2},
+    rules=[("batch", "data"), ("heads", "tensor"), ("vocab", "tensor")],
   )
   for net in (score_test.LATE, score_test.CROSS):
     params = score_test.params_of(net)

@@ -1,7 +1,9 @@
-"""Eight fake devices (data 4 x model 2) train student and reranker to the loss of one device."""
+"""Eight fake devices (data 2 x fsdp 2 x tensor 2) train to the loss of one device."""
 
 import json
+import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,10 +12,11 @@ from kard_jax.core.optimizers import AdamW, Schedule
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.reranker.network import LateInteraction, T5Encoder
 from kard_jax.reranker.objective import ListwiseKL
+from kard_jax.student.gpt import GPT
 from kard_jax.student.objective import TokenCrossEntropy
 from kard_jax.student.t5 import T5
+from tests import meshes
 
-RULES = [("batch", "data"), ("vocab", "model"), ("heads", "model"), ("mlp", "model")]
 STUDENT = TokenCrossEntropy(
   T5(
     vocab_size=64,
@@ -24,6 +27,18 @@ STUDENT = TokenCrossEntropy(
     num_encoder_layers=1,
     num_decoder_layers=1,
     dropout_rate=0.0,
+  )
+)
+DECODER_ONLY = TokenCrossEntropy(
+  GPT(
+    vocab_size=64,
+    embed_dim=16,
+    num_layers=1,
+    num_heads=2,
+    mlp_dim=32,
+    max_positions=8,
+    dropout_rate=0.0,
+    scan_layers=True,
   )
 )
 RERANKER = ListwiseKL(
@@ -51,6 +66,15 @@ def student_batch(rng):
   }
 
 
+def decoder_only_batch(rng):
+  text = tokens(rng, 8, 6)
+  return {
+    "decoder_input_tokens": np.pad(text[:, :-1], ((0, 0), (1, 0))),
+    "decoder_target_tokens": text,
+    "decoder_loss_weights": (text > 0).astype(np.int32),
+  }
+
+
 def reranker_batch(rng):
   return {
     "query_tokens": tokens(rng, 8, 5),
@@ -73,11 +97,11 @@ class Batches:
     return [str(row) for row in range(8)]
 
 
-def train(folder, objective, make, data, model):
+def train(folder, objective, make, axes):
   trainer = loop.Trainer(
     steps=6,
     optimizer=AdamW(Schedule(1e-2)),
-    partitioner=Partitioner({"data": data, "model": model}, RULES, devices=data * model),
+    partitioner=Partitioner(axes, meshes.RULES, devices=math.prod(axes.values())),
     log_every=1,
     evaluate_every=6,
     save_every=6,
@@ -96,16 +120,20 @@ def train(folder, objective, make, data, model):
 
 @pytest.mark.parametrize(
   ("objective", "make"),
-  [(STUDENT, student_batch), (RERANKER, reranker_batch)],
-  ids=["student", "reranker"],
+  [(STUDENT, student_batch), (DECODER_ONLY, decoder_only_batch), (RERANKER, reranker_batch)],
+  ids=["student", "decoder_only", "reranker"],
 )
 def test_eight_devices_train_to_the_loss_of_one(tmp_path, objective, make):
-  _, one = train(tmp_path / "one", objective, make, 1, 1)
-  run, eight = train(tmp_path / "eight", objective, make, 4, 2)
+  _, one = train(tmp_path / "one", objective, make, {"data": 1, "fsdp": 1, "tensor": 1})
+  run, eight = train(tmp_path / "eight", objective, make, meshes.AXES)
   assert len(np.unique(one)) == 7  # it does train
   params = run.state.params
   owner = params if "token_embedder" in params else params["encoder"]  # the reranker's encoder
   table = owner["token_embedder"]["embedding"]
   assert table.sharding.num_devices == 8
-  assert table.addressable_shards[0].data.shape == (32, 16)  # the vocabulary over "model"
+  assert table.addressable_shards[0].data.shape == (32, 8)  # vocabulary: tensor, width: fsdp
+  moments = [leaf for leaf in jax.tree.leaves(run.state.opt_state) if leaf.shape == table.shape]
+  assert len(moments) >= 2
+  for moment in moments:  # the optimiser's state lies as the parameters do
+    assert moment.addressable_shards[0].data.shape == (32, 8)
   np.testing.assert_allclose(eight, one, rtol=1e-5)

@@ -117,7 +117,7 @@ def load(
       return adapter.merge(selection.join(below, leaves))
     return huggingface.load(place.folder, network, partitioner)
   origin = Origin.read(place.folder)
-  partitioner = partitioner or Partitioner({"data": 1, "model": 1}, (), devices=1)
+  partitioner = partitioner or Partitioner({"data": 1, "tensor": 1}, (), devices=1)
   tokens = inputs or [np.zeros((1, 8), np.int32)] * huggingface.family_of(network).INPUTS
   with partitioner.active(), origin.lora.active() if origin.lora else contextlib.nullcontext():
     boxed = jax.eval_shape(lambda *xs: network.init(jax.random.key(0), *xs)["params"], *tokens)

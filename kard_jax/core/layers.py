@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from kard_jax.core import activations, products, scanning
+from kard_jax.core.partitioning import constrain
 
 MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
 
@@ -274,8 +275,8 @@ class Attention(nn.Module):
   def keys_values(self, memory_BxLxE: Float[Array, "B L E"]) -> KeyValues:
     """Projects what is attended to."""
     axes = ("batch", "length", "heads", "kv")
-    keys = nn.with_logical_constraint(self.key(memory_BxLxE), axes).transpose(0, 2, 3, 1)
-    values = nn.with_logical_constraint(self.value(memory_BxLxE), axes).swapaxes(1, 2)
+    keys = constrain(self.key(memory_BxLxE), axes).transpose(0, 2, 3, 1)
+    values = constrain(self.value(memory_BxLxE), axes).swapaxes(1, 2)
     return KeyValues(keys, values)
 
   @nn.compact
@@ -299,7 +300,7 @@ class Attention(nn.Module):
       deterministic: no dropout.
     """
     queries = self.query(queries_BxQxD)
-    queries = nn.with_logical_constraint(queries, ("batch", "length", "heads", "kv"))
+    queries = constrain(queries, ("batch", "length", "heads", "kv"))
     if isinstance(memory, KeyValues):
       mixed = self._mix(queries, memory, bias, mask, deterministic)
     else:
@@ -308,7 +309,7 @@ class Attention(nn.Module):
       mixed = jnp.concatenate(
         [self._mix(some, part, bias, its, deterministic) for some, part, its in parts]
       )
-    mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
+    mixed = constrain(mixed, ("batch", "length", "heads", "kv"))
     out = Dense((queries_BxQxD.shape[-1],), ("heads", "kv", "embed"), dtype=self.dtype, name="out")
     return out(mixed)
 
@@ -365,7 +366,7 @@ class Mlp(nn.Module):
         (self.mlp_dim,), ("embed", "mlp"), dtype=self.dtype, use_bias=self.use_bias, name=name
       )
       hidden = hidden * activations.named(activation)(wi(x_BxLxD))
-    hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+    hidden = constrain(hidden, ("batch", "length", "mlp"))
     hidden = Dropout(self.dropout_rate)(hidden, deterministic)
     features, axes = (x_BxLxD.shape[-1],), ("mlp", "embed")
     wo = Dense(features, axes, dtype=self.dtype, use_bias=self.use_bias, name="wo")
@@ -396,7 +397,7 @@ class EncoderLayer(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, "B L D"]:
     """One layer; `mask` is True where a token may look."""
-    x = nn.with_logical_constraint(x_BxLxD, ("batch", "length", "embed"))
+    x = constrain(x_BxLxD, ("batch", "length", "embed"))
     y = RMSNorm(self.norm_epsilon, self.dtype, name="pre_attention_layer_norm")(x)
     attention = Attention(
       self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
@@ -411,7 +412,7 @@ class EncoderLayer(nn.Module):
     mlp = Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype, name="mlp")
     y = mlp(y, deterministic=deterministic)
     x = x + Dropout(self.dropout_rate)(y, deterministic)
-    return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+    return constrain(x, ("batch", "length", "embed"))
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,28 @@
 """Where arrays live: one place builds the mesh and maps logical axis names to its axes.
 
 Modules name the axes of their arrays (`batch length embed heads kv mlp vocab`); a hardware gin file
-says which mesh axis each is split over. Nothing else knows how many devices there are.
+says which mesh axes each is split over. Nothing else knows how many devices there are.
+
+The mesh has three axes, any of which may be 1:
+
+  data    Each index has the whole network and a part of the batch. Gradients are summed over it
+          once a step, so it may cross the slowest links.
+  fsdp    Each index has a part of the batch, and keeps a part of every parameter and of the
+          optimiser's statistics; a layer's parameters are gathered just before they are used.
+  tensor  Each index computes a part of every layer: some heads, some hidden units, some of the
+          vocabulary. Activations are summed over it twice a layer, so it wants the fastest links.
+
+The rules are a table of (logical axis, mesh axes) that is read from the top, and a mesh axis serves
+an array once. That is how one name has two meanings, as in T5X's tables: with
+
+  batch  data, fsdp
+  vocab  tensor
+  heads  tensor
+  mlp    tensor
+  embed  fsdp
+
+an activation `(batch, length, embed)` is split by its batch alone, since `batch` has taken fsdp by
+the time `embed` is read, while a kernel `(embed, mlp)` is split over fsdp and tensor.
 """
 
 from __future__ import annotations
@@ -30,7 +51,7 @@ class Partitioner:
 
   Attributes:
     axes: mesh axis name -> number of devices along it; one may be -1 (all that are left).
-    rules: (logical axis, mesh axis or None) pairs; the first that fits wins.
+    rules: (logical axis, mesh axes or None) pairs; the first that fits wins, see above.
     microbatches: a batch is split into so many parts, whose gradients are summed, to save memory.
     cpu_devices: how many devices a CPU shall pretend to be; 0 leaves it alone.
     devices: use the first so many devices only; 0 uses all.
@@ -52,11 +73,26 @@ class Partitioner:
     if self.cpu_devices:
       with contextlib.suppress(RuntimeError):  # the backend runs already; the check below tells
         jax.config.update("jax_num_cpu_devices", self.cpu_devices)
-    devices = jax.devices()[: self.devices or None]
-    sizes = list(self.axes.values())
-    if -1 in sizes:
-      known = -math.prod(sizes) or 1  # an axis of 0 is told below
-      sizes[sizes.index(-1)] = max(1, len(devices) // known)
+    return self._over(jax.devices()[: self.devices or None])
+
+  def on(self, devices: Sequence[jax.Device]) -> Partitioner:
+    """The same partitioner on given devices, such as those of a machine that is not here."""
+    placed = dataclasses.replace(self, cpu_devices=0, devices=0)
+    placed.__dict__["mesh"] = placed._over(devices)  # where `cached_property` looks for it
+    return placed
+
+  def sizes(self, count: int) -> dict[str, int]:
+    """How many of so many devices lie along each axis; their product may be another number."""
+    sizes = dict(self.axes)
+    for axis, size in self.axes.items():
+      if size == -1:
+        known = -math.prod(sizes.values()) or 1  # an axis of 0 is told by `mesh`
+        sizes[axis] = max(1, count // known)
+        break
+    return sizes
+
+  def _over(self, devices: Sequence[jax.Device]) -> Mesh:
+    sizes = tuple(self.sizes(len(devices)).values())
     if math.prod(sizes) != len(devices):
       raise InputError(
         f"partitioning.Partitioner.axes = {dict(self.axes)} needs {math.prod(sizes)} devices, here "
@@ -64,7 +100,7 @@ class Partitioner:
       )
     # Linen's logical constraints need Auto axes; newer JAX makes Explicit ones by default.
     auto = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes), tuple(self.axes), axis_types=auto, devices=devices)
+    return jax.make_mesh(sizes, tuple(self.axes), axis_types=auto, devices=devices)
 
   def of_this_host(self) -> Partitioner:
     """The same over this process's devices alone, for what hosts do apart.
@@ -201,8 +237,11 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   An axis that the mesh does not divide stays whole, so that any network runs on any mesh.
   """
   mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:  # none, or one that other loops set in Flax's older way
+    constrained: jax.Array = nn.with_logical_constraint(x, tuple(names))
+    return constrained
   spec = nn.logical_to_mesh_axes(tuple(names))
-  if mesh.empty or spec is None:
+  if spec is None:
     return x
   return jax.lax.with_sharding_constraint(x, _divided(spec, x.shape, mesh.shape))
 

@@ -61,8 +61,9 @@ class Beginning:
   @functools.cached_property
   def _boxed(self) -> tuple[Params, Params]:
     """Shapes of what is trained and of what is frozen, boxed with logical axis names."""
-    with self.partitioner.active():
-      boxed = jax.eval_shape(self.objective.init, jax.random.key(self.seed), dict(self.batch))
+    init = lambda batch: self.objective.init(jax.random.key(self.seed), batch)
+    with self.partitioner.active():  # nothing may be computed: the mesh may be one to compile for
+      boxed = jax.eval_shape(init, dict(self.batch))
     names = self.trained
     if names is None:
       return boxed, {}

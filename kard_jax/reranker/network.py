@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from kard_jax.core import layers
 from kard_jax.core.files import InputError
+from kard_jax.core.partitioning import constrain
 from kard_jax.reranker import bert
 
 SIDES = ("both", "query", "passage")
@@ -206,7 +207,7 @@ class LateInteraction(nn.Module):
     scores_BxC = jnp.sum(jnp.where(counts_BxLxC, best_BxLxC, 0.0), axis=1)
     if self.mean:
       scores_BxC /= jnp.maximum(query.mask.sum(1, keepdims=True), 1)
-    return nn.with_logical_constraint(scores_BxC, ("batch", None))
+    return constrain(scores_BxC, ("batch", None))
 
   def _encode(self, tokens: jax.Array, deterministic: bool) -> TokenVectors:
     rows_NxM = tokens.reshape(-1, tokens.shape[-1])
@@ -218,7 +219,7 @@ class LateInteraction(nn.Module):
       wide = vectors_NxMxP.astype(jnp.float32)
       square = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
       vectors_NxMxP = (wide * jax.lax.rsqrt(square + 1e-12)).astype(vectors_NxMxP.dtype)
-    vectors_NxMxP = nn.with_logical_constraint(vectors_NxMxP, ("batch", "length", "kv"))
+    vectors_NxMxP = constrain(vectors_NxMxP, ("batch", "length", "kv"))
     return TokenVectors(
       vectors_NxMxP.reshape(*tokens.shape, self.width), mask_NxM.reshape(tokens.shape)
     )
@@ -270,7 +271,7 @@ class CrossEncoder(nn.Module):
     )
     scores_N = self.score_pairs(tokens_NxS, segments_NxS, deterministic=deterministic)
     scores_BxC = scores_N.reshape(passage_tokens_BxCxM.shape[:2])
-    return nn.with_logical_constraint(scores_BxC, ("batch", None))
+    return constrain(scores_BxC, ("batch", None))
 
   @nn.compact
   def score_pairs(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kard_jax.core import layers, scanning
 from kard_jax.core.files import InputError
+from kard_jax.core.partitioning import constrain
 
 
 class DecodingState(NamedTuple):
@@ -75,7 +76,7 @@ class DecoderLayer(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
     """All positions at once (teacher forcing); masks are True where a token may look."""
-    x = nn.with_logical_constraint(x_BxTxD, ("batch", "length", "embed"))
+    x = constrain(x_BxTxD, ("batch", "length", "embed"))
     y = self.pre_self_attention_layer_norm(x)
     if self.own_relpos is not None:
       positions_T = jnp.arange(x.shape[1])
@@ -134,7 +135,7 @@ class DecoderLayer(nn.Module):
     x = x + self.dropout(y, deterministic)
     y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
     x = x + self.dropout(y, deterministic)
-    return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+    return constrain(x, ("batch", "length", "embed"))
 
 
 class Decoder(nn.Module):
@@ -232,8 +233,8 @@ class Decoder(nn.Module):
     keys = jnp.zeros((texts, self.num_heads, K, max_length), self.dtype)
     values = jnp.zeros((texts, self.num_heads, max_length, K), self.dtype)
     empty = layers.KeyValues(
-      nn.with_logical_constraint(keys, ("batch", "heads", "kv", "length")),
-      nn.with_logical_constraint(values, ("batch", "heads", "length", "kv")),
+      constrain(keys, ("batch", "heads", "kv", "length")),
+      constrain(values, ("batch", "heads", "length", "kv")),
     )
     return DecodingState(
       encoder_mask_BxL,
@@ -458,4 +459,4 @@ class T5(nn.Module):
       logits = self.token_embedder.attend(x_BxTxD)
     else:
       logits = self.logits_dense(x_BxTxD)
-    return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+    return constrain(logits, ("batch", "length", "vocab"))

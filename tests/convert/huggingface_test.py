@@ -16,9 +16,9 @@ from tests.convert import folders
 
 RULES = (
   ("batch", "data"),
-  ("vocab", "model"),
-  ("heads", "model"),
-  ("mlp", "model"),
+  ("vocab", "tensor"),
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
   ("embed", None),
 )
 models = pytest.mark.parametrize("name", folders.T5)
@@ -103,9 +103,9 @@ def test_sharded_loading_equals_unsharded(tmp_path):
   folder = folders.t5(tmp_path / "hf")
   network = huggingface.network(folder)
   whole = huggingface.load(folder, network)
-  partitioner = partitioning.Partitioner({"data": 2, "model": 4}, RULES)
+  partitioner = partitioning.Partitioner({"data": 2, "tensor": 4}, RULES)
   parts = huggingface.load(folder, network, partitioner)
-  assert "model" in str(parts["logits_dense"]["kernel"].sharding.spec)
+  assert "tensor" in str(parts["logits_dense"]["kernel"].sharding.spec)
   assert parts["logits_dense"]["kernel"].addressable_shards[0].data.shape == (20, 10)
   jax.tree.map(np.testing.assert_array_equal, parts, whole)
   huggingface.export(parts, network, tmp_path / "out", like=folder)
@@ -125,7 +125,7 @@ def test_only_what_a_device_holds_is_read(tmp_path, monkeypatch):
     return array
 
   monkeypatch.setattr(huggingface.tensors.Tensors, "read", spy)
-  huggingface.load(folder, network, partitioning.Partitioner({"data": 2, "model": 4}, RULES))
+  huggingface.load(folder, network, partitioning.Partitioner({"data": 2, "tensor": 4}, RULES))
   compared, *parts = [shape for name, shape in read if name == "lm_head.weight"]
   assert compared == (40, 20)  # a block of it, with the table of the tokens
   assert parts == [(10, 20)] * 4

@@ -19,7 +19,7 @@ from kard_jax.core.partitioning import Partitioner
 from kard_jax.student.objective import TokenCrossEntropy
 from tests.convert import folders
 
-RULES = [("batch", "data"), ("vocab", "model"), ("heads", "model"), ("mlp", "model")]
+RULES = [("batch", "data"), ("vocab", "tensor"), ("heads", "tensor"), ("mlp", "tensor")]
 LORA = Lora(rank=2, alpha=4.0, dropout=0.0, targets=("query", "value", "wi_0"))
 
 
@@ -41,8 +41,8 @@ class Batches:
     return [str(row) for row in range(8)]
 
 
-def mesh(data=1, model=1):
-  return Partitioner({"data": data, "model": model}, RULES, devices=data * model)
+def mesh(data=1, tensor=1):
+  return Partitioner({"data": data, "tensor": tensor}, RULES, devices=data * tensor)
 
 
 def train(folder, place, network, partitioner=None, lora=None, trained=None):
@@ -125,14 +125,14 @@ def test_eight_devices_from_a_checkpoint_equal_one(model, tmp_path, kind):
   place = initial.find(folder)
   lora = LORA if kind == "lora" else None
   _, one = train(tmp_path / "one", place, network, lora=lora)
-  run, eight = train(tmp_path / "eight", place, network, mesh(data=2, model=4), lora=lora)
+  run, eight = train(tmp_path / "eight", place, network, mesh(data=2, tensor=4), lora=lora)
   assert len(np.unique(one)) == 6  # it does train
   np.testing.assert_allclose(eight, one, rtol=1e-5)
-  loaded = initial.load(initial.find(tmp_path / "eight"), network, mesh(data=2, model=4))
+  loaded = initial.load(initial.find(tmp_path / "eight"), network, mesh(data=2, tensor=4))
   np.testing.assert_allclose(validation_loss(network, loaded), run.metrics["loss"], rtol=1e-5)
   if kind == "lora":
     b = run.state.params["encoder"]["layers"]["mlp"]["wi_0"]["lora_b"]
-    assert b.addressable_shards[0].data.shape == (2, 2, 7)  # 28 over "model", in each of 2 layers
+    assert b.addressable_shards[0].data.shape == (2, 2, 7)  # 28 over "tensor", in each of 2 layers
 
 
 def test_a_named_part_on_a_frozen_rest(model, tmp_path):

@@ -113,8 +113,8 @@ def test_bfloat16_goes_out_and_comes_in(written, tmp_path):
 
 
 def test_sharded_loading_equals_unsharded(written):
-  rules = (("vocab", "model"), ("heads", "model"), ("mlp", "model"))
-  partitioner = partitioning.Partitioner({"data": 4, "model": 2}, rules)
+  rules = (("vocab", "tensor"), ("heads", "tensor"), ("mlp", "tensor"))
+  partitioner = partitioning.Partitioner({"data": 4, "tensor": 2}, rules)
   network = t5x.network(written / "shared", scan_layers=True)
   parts = t5x.load(written / "shared", network, partitioner)
   kernel = parts["encoder"]["layers"]["attention"]["query"]["kernel"]

@@ -223,8 +223,8 @@ def test_sharded_encoder_equals_unsharded():
 
   want = jax.jit(jax.value_and_grad(run))(params)
   boxed = jax.eval_shape(lambda: ENCODER.init(jax.random.key(0), x_BxLxD, mask_BxL))
-  mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-  rules = [("batch", "data"), ("heads", "model"), ("mlp", "model"), ("vocab", "model")]
+  mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+  rules = [("batch", "data"), ("heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor")]
   shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, rules)
   with mesh, nn.logical_axis_rules(rules):
     sharded = jax.device_put(params, shardings)

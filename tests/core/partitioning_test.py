@@ -11,11 +11,11 @@ from jax.sharding import PartitionSpec as P
 from kard_jax.core.files import InputError
 from kard_jax.core.partitioning import Partitioner, constrain
 
-RULES = [("batch", "data"), ("mlp", "model"), ("vocab", "model"), ("heads", ("model",))]
+RULES = [("batch", "data"), ("mlp", "tensor"), ("vocab", "tensor"), ("heads", ("tensor",))]
 
 
-def partitioner(data=4, model=2, rules=RULES, **settings):
-  return Partitioner({"data": data, "model": model}, rules, **settings)
+def partitioner(data=4, tensor=2, rules=RULES, **settings):
+  return Partitioner({"data": data, "tensor": tensor}, rules, **settings)
 
 
 def boxed(shape, *names):
@@ -27,12 +27,12 @@ def specs(tree, **settings):
 
 
 @pytest.mark.parametrize(
-  ("data", "model", "shape"), [(4, 2, (4, 2)), (-1, 2, (4, 2)), (1, -1, (1, 8)), (8, 1, (8, 1))]
+  ("data", "tensor", "shape"), [(4, 2, (4, 2)), (-1, 2, (4, 2)), (1, -1, (1, 8)), (8, 1, (8, 1))]
 )
-def test_the_axis_minus_one_takes_the_devices_that_are_left(data, model, shape):
-  mesh = partitioner(data, model).mesh
+def test_the_axis_minus_one_takes_the_devices_that_are_left(data, tensor, shape):
+  mesh = partitioner(data, tensor).mesh
   assert mesh.devices.shape == shape
-  assert mesh.axis_names == ("data", "model")
+  assert mesh.axis_names == ("data", "tensor")
 
 
 def test_the_first_devices_alone():
@@ -40,17 +40,17 @@ def test_the_first_devices_alone():
   assert list(mesh.devices.flat) == jax.devices()[:2]
 
 
-@pytest.mark.parametrize(("data", "model"), [(2, 2), (16, 1), (-1, 3), (-1, -1), (-1, 0), (0, 8)])
-def test_axes_that_do_not_fit_the_devices(data, model):
+@pytest.mark.parametrize(("data", "tensor"), [(2, 2), (16, 1), (-1, 3), (-1, -1), (-1, 0), (0, 8)])
+def test_axes_that_do_not_fit_the_devices(data, tensor):
   with pytest.raises(InputError, match=r"devices, here are 8 \(cpu\); include another"):
-    _ = partitioner(data, model).mesh
+    _ = partitioner(data, tensor).mesh
 
 
 def test_nothing_is_asked_of_devices_until_the_mesh_is_used(monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda: pytest.fail("a device was queried"))
   made = partitioner(3, 7)
   assert made.microbatches == 1
-  assert made.axes == {"data": 3, "model": 7}
+  assert made.axes == {"data": 3, "tensor": 7}
 
 
 def test_rules_map_names_to_mesh_axes():
@@ -62,9 +62,9 @@ def test_rules_map_names_to_mesh_axes():
     "bare": jnp.zeros((4, 4)),
   }
   assert specs(tree) == {
-    "wide": P(None, "model"),
-    "table": P("model", None),
-    "kernel": P(None, ("model",), None),
+    "wide": P(None, "tensor"),
+    "table": P("tensor", None),
+    "kernel": P(None, ("tensor",), None),
     "scale": P(None),
     "bare": P(),
   }
@@ -93,7 +93,7 @@ def test_one_process_supplies_every_row():
   assert partitioner(microbatches=2).rows(8) == slice(0, 8)
   assert partitioner(1, 8).rows(3) == slice(0, 3)
   assert partitioner(rules=[]).rows(3) == slice(0, 3)
-  assert partitioner(rules=[("batch", ("data", "model"))]).rows(16) == slice(0, 16)
+  assert partitioner(rules=[("batch", ("data", "tensor"))]).rows(16) == slice(0, 16)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_one_process_supplies_every_row():
   [
     (6, {}),
     (8, {"microbatches": 3}),
-    (12, {"rules": [("batch", ("data", "model"))]}),
+    (12, {"rules": [("batch", ("data", "tensor"))]}),
   ],
 )
 def test_a_batch_that_cannot_be_split_evenly(batch_size, settings):
@@ -124,14 +124,14 @@ def test_rows_of_a_batch_lie_on_their_devices():
 def test_logical_names_mean_the_mesh_while_a_function_is_traced():
   ours = partitioner()
   constrained = ours.jit(lambda x: nn.with_logical_constraint(x, ("batch", "mlp")))
-  assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "model")
+  assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "tensor")
 
 
 def test_axes_that_the_mesh_does_not_divide_stay_whole():
   tree = {"table": boxed((50, 8), "vocab", "embed"), "odd": boxed((51, 8), "vocab", "embed")}
-  assert specs(tree) == {"table": P("model", None), "odd": P(None, None)}
+  assert specs(tree) == {"table": P("tensor", None), "odd": P(None, None)}
   ours = partitioner()
   constrained = ours.jit(lambda x: constrain(x, ("batch", "vocab")))
-  assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "model")
+  assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "tensor")
   assert constrained(jnp.zeros((8, 5))).sharding.spec in (P("data"), P("data", None))
   assert constrain(jnp.zeros((8, 5)), ("batch", "vocab")).shape == (8, 5)  # and without any mesh

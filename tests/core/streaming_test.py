@@ -99,7 +99,7 @@ def test_a_batch_is_split_over_the_mesh():
   inputs, _ = _inputs(6, 21, 9)
   params = decode_test._params(end=0.5)
   partitioner = partitioning.Partitioner(
-    axes={"data": 4, "model": 2}, rules=[("batch", "data"), ("vocab", "model")]
+    axes={"data": 4, "tensor": 2}, rules=[("batch", "data"), ("vocab", "tensor")]
   )
   write = functools.partial(streaming.write, Chain(), params, inputs, **SETTINGS)
   want, got = write(), write(batch_size=16, partitioner=partitioner)

@@ -11,7 +11,7 @@ from kard_jax.core.optimizers import AdamW, Schedule
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.train import Trainer
 
-RULES = [("batch", "data"), ("mlp", "model"), ("embed", None)]
+RULES = [("batch", "data"), ("mlp", "tensor"), ("embed", None)]
 
 
 class Network(nn.Module):
@@ -64,9 +64,9 @@ class Batches:
     return [f"example-{step}-{row}" for row in range(self.batch_size)]
 
 
-def trainer(data=1, model=1, **changes):
-  """A trainer on the first data x model devices."""
+def trainer(data=1, tensor=1, **changes):
+  """A trainer on the first data x tensor devices."""
   microbatches = changes.pop("microbatches", 1)
-  mesh = Partitioner({"data": data, "model": model}, RULES, microbatches, devices=data * model)
+  mesh = Partitioner({"data": data, "tensor": tensor}, RULES, microbatches, devices=data * tensor)
   settings = {"steps": 20, "evaluate_every": 10, "save_every": 5, "log_every": 1} | changes
   return Trainer(optimizer=AdamW(Schedule(1e-2)), partitioner=mesh, **settings)

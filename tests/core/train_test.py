@@ -71,7 +71,7 @@ def test_dropout_draws_anew_each_step(tmp_path):
 
 def test_eight_devices_equal_one(tmp_path):
   train(tmp_path / "one", dropout=0.0)
-  run = train(tmp_path / "eight", dropout=0.0, data=4, model=2)
+  run = train(tmp_path / "eight", dropout=0.0, data=4, tensor=2)
   kernel = run.state.params["Dense_0"]["kernel"]
   assert kernel.addressable_shards[0].data.shape == (8, 8)  # 16 columns over 2
   assert run.state.opt_state[1][0].mu["Dense_0"]["kernel"].sharding == kernel.sharding
@@ -81,7 +81,7 @@ def test_eight_devices_equal_one(tmp_path):
 def test_microbatches_change_nothing_but_memory(tmp_path):
   # Weights differ from row to row, so a mean of the parts' means would be wrong.
   train(tmp_path / "one", dropout=0.0)
-  train(tmp_path / "four", dropout=0.0, microbatches=4, data=2, model=2)
+  train(tmp_path / "four", dropout=0.0, microbatches=4, data=2, tensor=2)
   np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_best_and_latest_are_kept(tmp_path):
   assert kept == {35, 40, min(scores, key=scores.get)}
 
 
-@pytest.mark.parametrize("settings", [{"data": 8, "model": 1, "microbatches": 3}])
+@pytest.mark.parametrize("settings", [{"data": 8, "tensor": 1, "microbatches": 3}])
 def test_batch_that_does_not_fit_is_an_input_error(tmp_path, settings):
   with pytest.raises(InputError, match="BATCH_SIZE = 16"):
     train(tmp_path, **settings)
@@ -118,8 +118,8 @@ def test_mesh_that_does_not_fit_is_an_input_error(tmp_path):
 
 def test_adafactor_trains_on_a_mesh_as_on_one_device(tmp_path):
   # Its row and column statistics have fewer axes than the parameters that they belong to.
-  for folder, data, model in (("one", 1, 1), ("four", 2, 2)):
-    settings = trainer(data=data, model=model)
+  for folder, data, tensor in (("one", 1, 1), ("four", 2, 2)):
+    settings = trainer(data=data, tensor=tensor)
     settings = dataclasses.replace(settings, optimizer=Adafactor(Schedule(1e-2)))
     train_lib.train(Regression(Network()), Batches(), tmp_path / folder, trainer=settings)
   np.testing.assert_allclose(losses(tmp_path / "four"), losses(tmp_path / "one"), rtol=1e-5)
@@ -166,7 +166,7 @@ def test_resumed_equals_uninterrupted_from_given_parameters(tmp_path, trained):
 
 def test_frozen_parameters_on_a_mesh_and_in_microbatches(tmp_path):
   train_first(tmp_path / "one")
-  train_first(tmp_path / "eight", data=2, model=4, microbatches=2)
+  train_first(tmp_path / "eight", data=2, tensor=4, microbatches=2)
   np.testing.assert_allclose(losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-5)
 
 

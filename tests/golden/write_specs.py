@@ -1,7 +1,7 @@
-"""Writes specs_*.json: how the parameters of large students are split over data 2 x model 4.
+"""Writes specs_*.json: how the parameters of large students are split over fsdp 2 x tensor 4.
 
 A golden value of this project's own: it changes when a parameter, its axes or the rules of
-gin_configs/hardware/data_and_model.gin do, and is then to be read before it is written anew.
+gin_configs/hardware/mesh.gin do, and is then to be read before it is written anew.
 
   XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.golden.write_specs
 """

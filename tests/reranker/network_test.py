@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from kard_jax.core.files import InputError
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.reranker import bert, network, objective
+from tests import meshes
 
 SIZES = {
   "vocab_size": 64,
@@ -250,9 +251,6 @@ def test_every_parameter_has_logical_axes(net):
     assert set(box.names) <= AXES
 
 
-RULES = [("batch", "data"), ("vocab", "model"), ("heads", "model"), ("mlp", "model")]
-
-
 @pytest.mark.parametrize("name", ["late", "cross", "late_bert"])
 def test_eight_devices_give_the_same_loss_and_gradient(name):
   net, rng = ALL[name], np.random.default_rng(0)
@@ -263,13 +261,13 @@ def test_eight_devices_give_the_same_loss_and_gradient(name):
     "passage_mask": np.ones((8, 3), bool),
   }
   kl = objective.ListwiseKL(net, rationale_tau=5.0)
-  partitioner = Partitioner(axes={"data": 4, "model": 2}, rules=RULES)
+  partitioner = Partitioner(meshes.AXES, meshes.RULES)
   with partitioner.active():
     boxed = jax.eval_shape(kl.init, jax.random.key(0), batch)
   whole = params_of(net)
   split = jax.device_put(whole, partitioner.shardings(boxed))
   table = split["encoder"]["token_embedder"]["embedding"]
-  assert table.addressable_shards[0].data.shape == (32, 16)
+  assert table.addressable_shards[0].data.shape == (32, 8)
 
   def loss(params, batch):
     return kl.loss(params, batch, None).total

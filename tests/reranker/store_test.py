@@ -9,6 +9,7 @@ import pytest
 from kard_jax.core.files import InputError
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.reranker import score, store
+from tests import meshes
 from tests.reranker import score_test
 
 NET = score_test.LATE
@@ -53,7 +54,7 @@ def test_a_mesh_gives_the_same_scores(made):
   folder, params, _, queries, lists = made
   opened, done = store.Store(folder / "float32"), []
   want = opened.rerank_scores(NET, params, queries, lists)
-  partitioner = Partitioner({"data": 4, "model": 2}, [("batch", "data"), ("heads", "model")])
+  partitioner = Partitioner(meshes.AXES, meshes.RULES)
   with partitioner.active():
     boxed = jax.eval_shape(
       NET.init, jax.random.key(0), np.ones((1, 2), np.int32), np.ones((1, 1, 2), np.int32)

@@ -15,6 +15,7 @@ import pytest
 from kard_jax.core import decode, partitioning, rope, scanning
 from kard_jax.core.files import InputError
 from kard_jax.student import gpt, objective
+from tests import meshes
 
 SIZES = {"vocab_size": 51, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "mlp_dim": 20}
 LEARNED = gpt.GPT(**SIZES, max_positions=24, position_offset=2, dropout_rate=0.0)
@@ -158,17 +159,14 @@ def test_the_loss_is_that_of_the_weighted_tokens():
 
 def test_a_mesh_that_divides_neither_vocabulary_nor_heads_gives_the_same():
   """51 tokens and 2 heads of keys over 4 devices: logits, gradients and greedy texts."""
-  mesh = partitioning.Partitioner(
-    {"data": 2, "model": 4},
-    [("batch", "data"), ("vocab", "model"), ("heads", "model"), ("mlp", "model")],
-  )
+  mesh = partitioning.Partitioner({"data": 1, "fsdp": 2, "tensor": 4}, meshes.RULES)
   tokens, params = jnp.asarray(_tokens(2, 7)), _params("rotary")
   boxed = jax.eval_shape(ROTARY.init, jax.random.key(0), tokens)["params"]
   shardings = mesh.shardings(boxed)
   split = jax.device_put(params, shardings)
   query = split["decoder"]["layers_0"]["attention"]["query"]["kernel"]
-  assert query.sharding.spec[1] == "model"
-  assert query.addressable_shards[0].data.shape == (16, 1, 6)
+  assert query.sharding.spec[1] == "tensor"
+  assert query.addressable_shards[0].data.shape == (8, 1, 6)
 
   def loss(params):
     return jnp.mean(jax.nn.log_softmax(ROTARY.apply({"params": params}, tokens))[..., 0])

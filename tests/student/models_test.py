@@ -144,29 +144,30 @@ def test_decoders_are_those_that_the_published_configurations_describe(name, tmp
 
 
 def test_a_7b_llama_lies_on_a_mesh_as_it_should():
-  """Heads, hidden units and vocabulary over `model`; gone over by hand, of one device of 8."""
-  with_mesh = ["gin_configs/models/llama_2_7b.gin", "gin_configs/hardware/data_and_model.gin"]
-  config.activate(config.resolve_unchecked(with_mesh, ["DATA_AXIS=2", "MODEL_AXIS=4"]))
+  """Heads, hidden units and vocabulary over `tensor`, width over `fsdp`; gone over by hand."""
+  with_mesh = ["gin_configs/models/llama_2_7b.gin", "gin_configs/hardware/mesh.gin"]
+  split = ["DATA_AXIS=1", "FSDP_AXIS=2", "TENSOR_AXIS=4"]
+  config.activate(config.resolve_unchecked(with_mesh, split))
   network, partitioner = (
     gin.query_parameter(f"{name}/gin.macro.value").scoped_configurable_fn()
     for name in ("NETWORK", "PARTITIONER")
   )
   shardings = traverse_util.flatten_dict(partitioner.shardings(_boxed(network)), sep="/")
   layer = "decoder/layers"
-  projection = P(None, None, "model", None)
+  projection = P(None, "fsdp", "tensor", None)
   assert {path: sharding.spec for path, sharding in shardings.items()} == {
-    "token_embedder/embedding": P("model", None),
-    f"{layer}/pre_attention_layer_norm/scale": P(None, None),
+    "token_embedder/embedding": P("tensor", "fsdp"),
+    f"{layer}/pre_attention_layer_norm/scale": P(None, "fsdp"),
     f"{layer}/attention/query/kernel": projection,
     f"{layer}/attention/key/kernel": projection,
     f"{layer}/attention/value/kernel": projection,
-    f"{layer}/attention/out/kernel": P(None, "model", None, None),
-    f"{layer}/pre_mlp_layer_norm/scale": P(None, None),
-    f"{layer}/mlp/wi_0/kernel": P(None, None, "model"),
-    f"{layer}/mlp/wi_1/kernel": P(None, None, "model"),
-    f"{layer}/mlp/wo/kernel": P(None, "model", None),
-    "decoder/decoder_norm/scale": P(None),
-    "logits_dense/kernel": P(None, "model"),
+    f"{layer}/attention/out/kernel": P(None, "tensor", None, "fsdp"),
+    f"{layer}/pre_mlp_layer_norm/scale": P(None, "fsdp"),
+    f"{layer}/mlp/wi_0/kernel": P(None, "fsdp", "tensor"),
+    f"{layer}/mlp/wi_1/kernel": P(None, "fsdp", "tensor"),
+    f"{layer}/mlp/wo/kernel": P(None, "tensor", "fsdp"),
+    "decoder/decoder_norm/scale": P("fsdp"),
+    "logits_dense/kernel": P("fsdp", "tensor"),
   }
 
 

@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 from kard_jax.core import decode, partitioning, scanning, streaming
 from kard_jax.core.files import InputError
 from kard_jax.student import t5
+from tests import meshes
 
 NETWORK = t5.T5(
   vocab_size=32,
@@ -21,7 +22,7 @@ NETWORK = t5.T5(
   num_decoder_layers=1,
   dropout_rate=0.2,
 )
-RULES = [("batch", "data"), ("heads", "model"), ("mlp", "model"), ("vocab", "model")]
+RULES = [("batch", "data"), ("heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor")]
 
 
 @functools.cache
@@ -169,7 +170,7 @@ def test_sharded_equals_unsharded_in_training_and_decoding():
     )
 
   want, texts = jax.jit(jax.value_and_grad(run))(params), write(params)
-  mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+  mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
   shardings = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
   with mesh, nn.logical_axis_rules(RULES):
     sharded = jax.device_put(params, shardings)
@@ -257,11 +258,11 @@ def test_mixed_lengths_write_what_one_length_does(sampler):
   ids=["draws", "beams"],
 )
 def test_mixed_lengths_write_the_same_on_a_mesh(sampler):
-  lengths, sizes = [16, 9, 8, 5, 4, 4, 2, 2], [2, 4, 8, 16]
-  (batch,) = streaming.batches(np.array(lengths), size=8, buckets=sizes, mixed=True, shards=2)
+  lengths, sizes = [16, 9, 13, 12, 8, 7, 8, 5, 4, 4, 3, 2, 2, 1, 2, 1], [2, 4, 8, 16]
+  (batch,) = streaming.batches(np.array(lengths), size=16, buckets=sizes, mixed=True, shards=4)
   assert batch.lengths == (16, 8, 4, 2)
   params, inputs, settings, want = _mixed(lengths, sampler)
-  mesh = partitioning.Partitioner({"data": 2, "model": 4}, RULES)
+  mesh = partitioning.Partitioner(meshes.AXES, meshes.RULES)
   boxed = jax.eval_shape(NETWORK.init, jax.random.key(0), inputs, inputs)["params"]
   params = jax.device_put(params, mesh.shardings(boxed))
   got = streaming.write(NETWORK, params, inputs, lengths=sizes, partitioner=mesh, **settings)
