@@ -291,9 +291,9 @@ def test_eight_devices_give_the_same_loss_and_gradient(name):
     for equation in program.eqns
     if equation.primitive.name == "sharding_constraint"
   }
-  assert constrained[8, 3] == PartitionSpec("data", None)
+  assert constrained[8, 3] == PartitionSpec(("data", "fsdp"), None)
   if name == "late":
-    assert constrained[24, 7, 8] == PartitionSpec("data", None, None)
+    assert constrained[24, 7, 8] == PartitionSpec(("data", "fsdp"), None, None)
 
 
 def closed_world(rng, lists, names):
