@@ -17,6 +17,7 @@ def batches(step, rows):
 
 
 def ahead(source, begin, end):
+  source.batch_size = 4
   return prefetch.ahead(source, slice(0, 4), MESH, begin, end)
 
 
