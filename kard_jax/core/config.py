@@ -73,13 +73,15 @@ class Settings:
   def fingerprint(self) -> dict[str, str]:
     """The settings that decide a stage's outputs: parameters, and the macros that reach them.
 
-    Not where it is put (WORKDIR), nor on which devices it runs: a run may go on on another mesh.
-    Nor what is shown of it.
+    Not where it is put (WORKDIR), nor on which devices it runs: a run may go on on another mesh,
+    whose hardware file may have another REMAT. Nor what is shown of it.
     """
     reached = {
       key
       for key, binding in self.bindings.items()
-      if "." in key and not any(text.startswith(_ASIDE) for text in (key, binding.value))
+      if "." in key
+      and not key.endswith(".remat")
+      and not any(text.startswith(_ASIDE) for text in (key, binding.value))
     }
     waiting = [macro for key in reached for macro in self.bindings[key].macros]
     while waiting:
@@ -118,19 +120,22 @@ def find(gin_file: str) -> pathlib.Path:
   raise InputError(f"{gin_file}: no such gin file, neither here nor below {ROOT}")
 
 
-def resolve(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> Settings:
+def resolve(
+  gin_files: Sequence[str], overrides: Sequence[str] = (), *, complete: bool = True
+) -> Settings:
   """Reads gin files and overrides as text, and checks every macro.
 
   Args:
     gin_files: paths, later ones win; `include` works as in gin.
     overrides: `NAME=value` from the command line; they win over the files.
+    complete: False allows `%gin.REQUIRED`, for those who need a part of the settings only.
 
   Raises:
     InputError: a file is missing or is not gin; a macro is bound but nothing uses it (a
       misspelling), is used but not bound, or is still `%gin.REQUIRED`; an override does not parse.
   """
   settings = resolve_unchecked(gin_files, overrides)
-  _check_macros(settings)
+  _check_macros(settings, complete)
   return settings
 
 
@@ -219,7 +224,7 @@ def _raw_texts(value: Any) -> Iterator[str]:
       yield from _raw_texts(item)
 
 
-def _check_macros(settings: Settings) -> None:
+def _check_macros(settings: Settings, complete: bool) -> None:
   bound = {key for key in settings.bindings if "." not in key}
   used = settings.mentioned
   unused = sorted(bound - used - _READ_HERE)
@@ -231,7 +236,7 @@ def _check_macros(settings: Settings) -> None:
       raise InputError(f"{where}: nothing uses the macro {key}{hint}")
   for key, binding in settings.bindings.items():
     for name in binding.macros:
-      if name == "gin.REQUIRED":
+      if name == "gin.REQUIRED" and complete:
         raise InputError(f"{binding.where}: set {key}, in a recipe or as --gin.{key}=...")
       if name not in bound and "." not in name:
         raise InputError(f"{binding.where}: {key} uses %{name}, bound nowhere{near(name, bound)}")
@@ -310,8 +315,12 @@ def _parse_literal(binding: Binding) -> Any:
   return value
 
 
-def activate(settings: Settings) -> None:
+def activate(settings: Settings, *, complete: bool = True) -> None:
   """Hands the configuration to gin, which imports the modules that the files name.
+
+  Args:
+    settings: what `resolve` gave.
+    complete: False leaves `%gin.REQUIRED` until something needs the value.
 
   Raises:
     InputError: gin does not know a name or a parameter; the message is gin's, with file and line.
@@ -322,7 +331,9 @@ def activate(settings: Settings) -> None:
   gin.add_config_file_search_path(str(ROOT))
   try:
     with _quiet():
-      gin.parse_config_files_and_bindings(list(settings.files), list(settings.overrides))
+      gin.parse_config_files_and_bindings(
+        list(settings.files), list(settings.overrides), finalize_config=complete
+      )
   except (ValueError, ImportError, AttributeError, NameError, OSError, TypeError) as error:
     raise InputError(" ".join(str(error).split())) from error
 

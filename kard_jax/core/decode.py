@@ -146,7 +146,7 @@ def decode(
   width = sampler.beams if beams else samples
   part_axes, axes = _axes(network, params, parts, width, max_length)
   run = _Run(network, search, width, max_length, axes, len({x.shape[1] for x in parts}) == 1)
-  started = [_start(network, width, run.rooms[0], params, part) for part in parts]
+  started = [start(network, width, run.rooms[0], params, part) for part in parts]
   lasts, states = zip(*started, strict=True)
   lengths = tuple(part.shape[1] for part in parts)
   state = states[0] if len(parts) == 1 else _join(network, part_axes, lengths, states)
@@ -158,6 +158,46 @@ def decode(
   loop = _Loop(jnp.zeros((), jnp.int32), rows, state)
   found = run.to_the_end(params, loop, _shards(parts[0]), progress)
   return Decoded(*(x[:, :samples] for x in found))
+
+
+def lower(
+  network: nn.Module,
+  params: Params,
+  inputs_BxL: jax.ShapeDtypeStruct,
+  *,
+  sampler: Sampler,
+  max_length: int,
+  samples: int,
+  shardings: Any,
+  rows: jax.sharding.Sharding,
+) -> tuple[jax.stages.Lowered, Any]:
+  """The loop of `decode` with the largest caches, to be compiled ahead, and its trace.
+
+  Args:
+    network: as for `decode`.
+    params: shapes, with shardings.
+    inputs_BxL: likewise.
+    sampler: as for `decode`.
+    max_length: T.
+    samples: S, or as many as there are beams.
+    shardings: of what `start` gives.
+    rows: of what has the inputs in front.
+  """
+  search: Search = BeamSearch(sampler) if sampler.beams > 1 else Sampling(sampler)
+  _, axes = _axes(network, params, [inputs_BxL], samples, max_length)
+  last, state = start.eval_shape(network, samples, max_length, params, inputs_BxL)
+  ids_B = jax.ShapeDtypeStruct((len(inputs_BxL),), jnp.int32)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  shapes = _rows.eval_shape(search, max_length, sampler.pad_id, [last], [inputs_BxL], key, ids_B)
+  placed = lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where)
+  step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+  loop = _Loop(
+    step,
+    jax.tree.map(lambda shape: placed(shape, rows), shapes),
+    jax.tree.map(placed, state, shardings[1]),
+  )
+  traced = _advance.trace(network, search, axes, max_length, params, loop)
+  return traced.lower(), traced.jaxpr
 
 
 def check(sampler: Sampler, *, max_length: int, samples: int, seeded: bool) -> None:
@@ -249,7 +289,11 @@ def _shards(inputs_BxL: jax.Array) -> int:
 
 
 def _axes(
-  network: nn.Module, params: Params, parts: Sequence[jax.Array], width: int, max_length: int
+  network: nn.Module,
+  params: Params,
+  parts: Sequence[jax.Array | jax.ShapeDtypeStruct],
+  width: int,
+  max_length: int,
 ) -> tuple[tuple[decoding_state.Axes, ...], tuple[decoding_state.Axes, ...]]:
   """The axes of the network's state of a part and of the whole batch.
 
@@ -260,8 +304,8 @@ def _axes(
   for part in parts:
     rows, samples, steps = decoding_state.probe(len(part), width, max_length)
     other = jax.ShapeDtypeStruct((rows, part.shape[1]), part.dtype)
-    wholes.append(_start.eval_shape(network, width, max_length, params, part)[1])
-    probes.append(_start.eval_shape(network, samples, steps, params, other)[1])
+    wholes.append(start.eval_shape(network, width, max_length, params, part)[1])
+    probes.append(start.eval_shape(network, samples, steps, params, other)[1])
   of_part = decoding_state.axes(wholes[0], probes[0])
   if len(parts) == 1:
     return of_part, of_part
@@ -288,9 +332,10 @@ def _join(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(
+def start(
   network: nn.Module, samples: int, room: int, params: Params, inputs_BxL: jax.Array
 ) -> tuple[jax.Array, State]:
+  """What the network reads before it writes, compiled; see `Network.start`."""
   started: Any = network.apply(
     {"params": params}, inputs_BxL, samples=samples, max_length=room, method="start"
   )

@@ -220,6 +220,13 @@ class Partitioner:
     with jax.set_mesh(self.mesh), nn.logical_axis_rules(list(self.rules)):
       yield
 
+  def lower(
+    self, function: Callable[..., Any], *arguments: Any, **options: Any
+  ) -> jax.stages.Lowered:
+    """A function made ready to be compiled, from shapes with shardings; `options` are jit's."""
+    with self.active():
+      return jax.jit(function, **options).lower(*arguments)
+
   def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` under `active`."""
     jitted = jax.jit(function, **options)

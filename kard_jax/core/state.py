@@ -97,6 +97,15 @@ class Beginning:
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in self._boxed)
     return trained, trained + frozen
 
+  def abstract(self) -> tuple[State, Params]:
+    """The state and the frozen parameters as shapes that know where they lie: to compile from."""
+    frozen = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.frozen_dtype),
+      nn.meta.unbox(self._boxed[1]),
+    )
+    state = checkpoints.abstract(nn.meta.unbox(self.shapes), self.shardings)
+    return state, checkpoints.abstract(frozen, self.partitioner.shardings(self._boxed[1]))
+
   def begin(self, saved: checkpoints.Run) -> tuple[State, Params]:
     """The state to go on from, and the frozen parameters."""
     if saved.latest is None:

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from kard_jax.core import files
@@ -224,6 +225,36 @@ def _cut(
   start = begin[term] + within * _PIECE
   count = np.minimum(end[term] - start, _PIECE)
   return np.stack([query[known][term], start, count, weights[known][term]]).astype(np.int32)
+
+
+def lower(
+  mesh: Mesh, passages: int, postings: int, k: int
+) -> Iterator[tuple[str, jax.stages.Lowered]]:
+  """The two programs of a search, to be compiled for a mesh that may not be there.
+
+  Args:
+    mesh: any; its devices are used as one row.
+    passages: of the corpus.
+    postings: likewise; dealt out over the devices evenly.
+    k: how many passages are found.
+
+  Yields:
+    "add", which adds a million postings on each device to the sums of 32 queries, and "select",
+    which finds the best sums; each with its name.
+  """
+  devices = mesh.devices.reshape(-1)
+  row = Mesh(devices, (_AXIS,), axis_types=(AxisType.Auto,))
+
+  def shape(dtype: DTypeLike, *sizes: int) -> jax.ShapeDtypeStruct:
+    where = NamedSharding(row, P(_AXIS))
+    return jax.ShapeDtypeStruct((len(devices), *sizes), dtype, sharding=where)
+
+  share, width = -(-passages // len(devices)), -(-postings // len(devices)) + _PIECE
+  sums = shape(np.int32, _BATCH, share)
+  kept = shape(np.int32, width), shape(np.uint32, width)
+  pieces = [shape(np.int32, _PIECES)] * 4
+  yield "add", _add.lower(sums, *kept, *pieces, mesh=row)
+  yield "select", _select.lower(sums, k=min(k, passages), mesh=row)
 
 
 def _padded(array: np.ndarray, width: int) -> np.ndarray:

@@ -1,0 +1,142 @@
+"""Machines by name: their chips, what these hold, and devices to compile for.
+
+A program is compiled for a mesh of devices, and the devices need not be there: libtpu describes
+those of any TPU slice (`jax.experimental.topologies`), and compiles for them on a CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+
+from kard_jax.core.files import InputError
+
+GIB = 1 << 30
+
+
+class Chip(NamedTuple):
+  """What one chip has; it is one JAX device.
+
+  Attributes:
+    name: as topologies call it.
+    hbm: bytes of memory, as published; the runtime keeps some of it for itself.
+    cores: of which libtpu makes one device; it has to be told where there are two.
+  """
+
+  name: str
+  hbm: int
+  cores: int = 1
+
+
+# Google Cloud's pages on each TPU version (docs.cloud.google.com/tpu/docs/v4 and so on).
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip("v4", 32 * GIB, cores=2),
+    Chip("v5e", 16 * GIB),
+    Chip("v5p", 95 * GIB, cores=2),
+    Chip("v6e", 32 * GIB),
+    Chip("cpu", 0),
+  )
+}
+
+# The slices that have a file in gin_configs/hardware/. Google counts v4's and v5p's by cores, two a
+# chip, and all others by chips.
+SLICES = {
+  "v4-8": "v4:2x2x1",
+  "v5e-8": "v5e:2x4",
+  "v5e-16": "v5e:4x4",
+  "v5e-256": "v5e:16x16",
+  "v5p-128": "v5p:4x4x4",
+  "v6e-64": "v6e:8x8",
+}
+
+
+# libtpu asks a TPU's host for these; without one it complains on stderr. They reach no program.
+_NO_TPU = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # no chip is taken: several may compile at a time
+}
+
+
+class Machine(NamedTuple):
+  """Devices to compile for.
+
+  Attributes:
+    name: `v5e:4x4`, or `cpu:8`.
+    chip: of which kind all are.
+    shape: of the slice, in chips.
+  """
+
+  name: str
+  chip: Chip
+  shape: tuple[int, ...]
+
+  @property
+  def chips(self) -> int:
+    """How many chips, which is how many devices."""
+    return math.prod(self.shape)
+
+
+def parse(topology: str) -> Machine:
+  """A machine by its topology (`v5e:4x4`, `cpu:8`) or by its slice's name (`v5e-16`).
+
+  Raises:
+    InputError: it is neither.
+  """
+  name = SLICES.get(topology, topology)
+  found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+  if not found or found[1] not in CHIPS:
+    raise InputError(
+      f"--topology={topology}: give a chip and a shape, such as v5e:4x4, v5p:4x4x4 or cpu:8 "
+      f"(chips: {', '.join(CHIPS)}), or a slice: {', '.join(SLICES)}"
+    )
+  shape = tuple(map(int, found[2].split("x")))
+  if min(shape) < 1:
+    raise InputError(f"--topology={topology}: a shape has no side of 0")
+  return Machine(name, CHIPS[found[1]], shape)
+
+
+def devices(machine: Machine) -> Sequence[jax.Device]:
+  """Its devices: this processor pretending to be several, or libtpu's description of a slice.
+
+  Raises:
+    InputError: libtpu is not installed, or has no such slice; the processor is too few devices.
+  """
+  if machine.chip.name == "cpu":
+    if len(jax.devices("cpu")) < machine.chips:
+      raise InputError(
+        f"--topology={machine.name}: this process has {len(jax.devices('cpu'))} CPU devices; start "
+        "it before anything uses JAX"
+      )
+    return jax.devices("cpu")[: machine.chips]
+  if not (importlib.util.find_spec("libtpu") or os.environ.get("TPU_LIBRARY_PATH")):
+    raise InputError(
+      f"--topology={machine.name}: compiling for TPUs needs libtpu, which is not installed: "
+      "pip install 'kard_jax[compile]', or use --topology=cpu:8"
+    )
+  for name, value in _NO_TPU.items():
+    os.environ.setdefault(name, value)
+  from jax.experimental import topologies
+
+  try:
+    options = {"chip_config_name": "megacore"} if machine.chip.cores == 2 else {}
+    described = topologies.get_topology_desc(platform="tpu", topology_name=machine.name, **options)
+  except Exception as error:  # libtpu's errors have no class of their own
+    reason = " ".join(str(error).split())
+    raise InputError(
+      f"--topology={machine.name}: libtpu describes no such slice: {reason}"
+    ) from None
+  if len(described.devices) != machine.chips:
+    raise InputError(
+      f"--topology={machine.name}: libtpu has {len(described.devices)} devices, not {machine.chips}"
+    )
+  return described.devices
