@@ -245,7 +245,7 @@ def test_flan_t5_base_trains_on_v5e_16(tmp_path):
   (row,) = json.loads(shown.read_text())
   assert row["fits"]
   assert row["parameters"] == 247_577_856
-  # Parameters and two moments of AdamW, float32, in 16 parts, but for what is small.
+  # Parameters and two moments of AdamW, float32, in 16 parts that are padded to the chip's tiles.
   assert row["arguments"] == pytest.approx(3 * 4 * row["parameters"] / 16, rel=0.4)
   assert row["peak"] < 2 << 30
   assert row["collectives"]["all-gather"]["bytes"] > 0
