@@ -30,7 +30,7 @@ from rich.table import Table
 
 from kard_jax import memorisation, memorisation_page, silver
 from kard_jax import questions as questions_lib
-from kard_jax.core import decode, ensemble, files, streaming
+from kard_jax.core import decode, ensemble, files, optimizers, streaming
 from kard_jax.core import train as loop
 from kard_jax.core.files import InputError
 from kard_jax.core.objective import Objective, Params
@@ -124,9 +124,8 @@ def students(
     _Run(
       name,
       objective,
-      dataclasses.replace(
-        trainer,
-        steps=max(trainer.steps, 0 if knowledge else -(-exposures * count // batch_size)),
+      _lasting(
+        trainer, max(trainer.steps, 0 if knowledge else -(-exposures * count // batch_size))
       ),
       vocabulary,
       count,
@@ -142,6 +141,19 @@ def students(
   folder = stage.keeps(f"students/{name}")
   points = [point for run in runs for point in run.points(folder / run.name, read)]
   files.write_json(stage.writes(f"points/{name}.json"), [point._asdict() for point in points])
+
+
+def _lasting(trainer: loop.Trainer, steps: int) -> loop.Trainer:
+  """A run of another length, over which weight decay takes as much in all as over the given one.
+
+  It keeps a student of few facts from learning their wordings; at the same strength it would keep
+  one of many facts, which trains for longer, from learning anything.
+  """
+  optimizer = trainer.optimizer
+  if isinstance(optimizer, optimizers.AdamW):
+    decay = optimizer.weight_decay * trainer.steps / steps
+    optimizer = dataclasses.replace(optimizer, weight_decay=decay)
+  return dataclasses.replace(trainer, steps=steps, optimizer=optimizer)
 
 
 def chart(stage: Stage, *, points: Sequence[str], enough: float) -> None:
