@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from kard_jax import answer as answer_lib
-from kard_jax import measures, scorecard, statistics
+from kard_jax import measures, ranking, scorecard, statistics
 from kard_jax import questions as questions_lib
 from kard_jax.core import files
 from kard_jax.core.files import InputError
@@ -55,7 +55,8 @@ def read(workdir: files.PathLike, name: str | None = None) -> Run:
   if name is None:
     name = f"{sweep['name']} {sweep['value']}" if sweep else folder.name
   passage = lambda id: passages[passages.position(id)]
-  return Run(name, card, questions, predictions, passage, silver)
+  lists = ranking.read(folder / "reranking.jsonl") if "reranking.jsonl" in inputs else []
+  return Run(name, card, questions, predictions, passage, silver, lists)
 
 
 def across(runs: Sequence[Run], *, seed: int = 0) -> dict[str, Any] | None:

@@ -47,9 +47,10 @@ def write(
   passage: Callable[[str], Passage] | None = None,
   *,
   silver: Sequence[dict[str, Any]] = (),
+  reranking: Sequence[Mapping[str, Any]] = (),
 ) -> None:
   """Writes the report of one run, whole or not at all; for the arguments see `report_data.Run`."""
-  write_runs(path, [Run(card["title"], card, questions, predictions, passage, silver)])
+  write_runs(path, [Run(card["title"], card, questions, predictions, passage, silver, reranking)])
 
 
 def write_runs(path: files.PathLike, runs: Sequence[Run], across: Any = None) -> None:

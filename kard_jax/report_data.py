@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kard_jax import hits
+from kard_jax import hits, ranking
 from kard_jax.questions import Question
 from kard_jax.retrieval.passages import Passage
 
@@ -32,6 +32,8 @@ class Run(NamedTuple):
     passage: gives a passage by its id; None shows ids alone. An id that it does not know (it raises
       KeyError or ValueError, as InputError is) is shown without text.
     silver: silver rows; where no question names a gold passage, their first passages stand in.
+    reranking: rows of `ranking.read`: a question shows the rankings of its first list, of one that
+      is compared with gold passages if there is one.
   """
 
   name: str
@@ -40,6 +42,7 @@ class Run(NamedTuple):
   predictions: Mapping[str, Sequence[Row]]
   passage: Callable[[str], Passage] | None = None
   silver: Sequence[dict[str, Any]] = ()
+  reranking: Sequence[Row] = ()
 
 
 def blocks(
@@ -69,8 +72,9 @@ def blocks(
     }
   }
   for r, (run, (wanted, _)) in enumerate(zip(runs, references, strict=True)):
+    lists = _lists(run.reranking)
     for i, places in enumerate(_batches(range(len(run.questions)), QUESTIONS_A_PART)):
-      result[f"run-{r}-{i}"] = [_texts(run, at, wanted, library, ranked) for at in places]
+      result[f"run-{r}-{i}"] = [_texts(run, at, wanted, lists, library, ranked) for at in places]
   for i, texts in enumerate(_batches(library.texts, PASSAGES_A_PART)):
     result[f"passages-{i}"] = texts
   return result
@@ -162,8 +166,36 @@ def _outcomes(rows: Sequence[Row], wanted: Mapping[str, set[str]]) -> dict[str, 
   }
 
 
+def _lists(rows: Sequence[Row]) -> dict[str, Row]:
+  """The list whose rankings a question shows, by question."""
+  found: dict[str, Row] = {}
+  for row in sorted(rows, key=lambda row: row["reference"] != "gold"):
+    if len(row.get("passages", ())) == len(row["gains"]) > 0:  # figures alone need no ids
+      found.setdefault(row["question_id"], row)
+  return found
+
+
+def _rankings(run: Run, row: Row, ranked: int) -> list[tuple[str, list[Row]]]:
+  """Labels and passages, best first, BM25's list before others; equal scores rank nothing."""
+  shown = run.card["reranking"][row["reference"]]["rankings"]
+  found = []
+  for name in sorted(row["scores"], key=lambda name: name != ranking.BASELINE):
+    scores = row["scores"][name]
+    if len(set(scores)) == 1 < len(scores):
+      continue
+    pairs = sorted(zip(row["passages"], scores, strict=True), key=lambda pair: -pair[1])
+    best = [{"id": id, "score": score} for id, score in pairs[:ranked]]
+    found.append((shown[name]["label"], best))
+  return found
+
+
 def _texts(
-  run: Run, at: int, wanted: Mapping[str, set[str]], library: _Library, ranked: int
+  run: Run,
+  at: int,
+  wanted: Mapping[str, set[str]],
+  lists: Mapping[str, Row],
+  library: _Library,
+  ranked: int,
 ) -> dict[str, Any]:
   q = run.questions[at]
   place = lambda name: library.position(name, run)
@@ -181,6 +213,10 @@ def _texts(
   return {
     "options": q.options,
     "wanted": list(map(place, sorted(wanted.get(q.id, ())))),
+    "lists": [
+      {"label": label, "list": listed(best)}
+      for label, best in (_rankings(run, lists[q.id], ranked) if q.id in lists else ())
+    ],
     "answers": [answer(run.predictions[method][at]) for method in run.card["methods"]],
   }
 

@@ -12,6 +12,8 @@ function haystack(r) {
   const lists = run.questions.map((question, index) => {
     const texts = textsOf(r, index);
     const parts = [question.id, question.question, ...texts.options];
+    for (const { list } of texts.lists)
+      for (const [position] of list) parts.push(...passageAt(position));
     for (const answer of texts.answers) {
       for (const [, rationale] of answer.samples) parts.push(rationale);
       for (const position of answer.passages) parts.push(...passageAt(position));

@@ -74,6 +74,7 @@ function rankingsOf(run, texts) {
     if (title) found.get(key).titles.add(title);
     if (method) found.get(key).methods.push(method);
   };
+  for (const { label, list } of texts.lists) add(list, label, "");
   for (const answer of texts.answers) if (answer.before) add(answer.before, "Before reranking", "");
   run.methods.forEach((method, m) =>
     add(texts.answers[m].retrieved, known.get(method.name), method.label),

@@ -69,11 +69,11 @@ def score(
       predictions[method] = answer_lib.read(path, questions)
     else:
       empty.append(method)
-  reranking = {}
+  reranking, lists = {}, []
   if (stage.workdir / "reranking.jsonl").exists():
     taus = {"reranker": tau, "bm25": rationale_tau, "random": 1.0}
-    rows = ranking.read(stage.reads("reranking.jsonl"))
-    reranking = ranking.summarise(rows, taus, rationale_tau, seed=seed or 0)
+    lists = ranking.read(stage.reads("reranking.jsonl"))
+    reranking = ranking.summarise(lists, taus, rationale_tau, seed=seed or 0)
   if not predictions and not reranking:
     raise InputError(f"{stage.workdir / 'predictions'}: no predictions of {', '.join(methods)}")
   if absent:
@@ -107,4 +107,5 @@ def score(
     predictions,
     lambda id: passages[passages.position(id)],
     silver=silver_rows,
+    reranking=lists,
   )

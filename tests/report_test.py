@@ -11,7 +11,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from kard_jax import report
+from kard_jax import ranking, report, scorecard
 from kard_jax.core.files import InputError
 from kard_jax.questions import Question
 from kard_jax.report_data import Run
@@ -103,6 +103,35 @@ def test_the_blocks_hold_the_run(texts):
     found = passage(q.gold[0])
     assert [names[i] for i in some["wanted"]] == [[found.id, found.title, found.text]]
   assert ["lost", "", ""] in names  # a passage that the knowledge base does not have
+
+
+def test_a_question_has_the_rankings_of_its_list():
+  _, questions, _, passage = score_runs.of_texts()
+  row = {"question_id": questions[2].id, "passages": ["a", "b", questions[2].gold[0]]}
+  flat = {"random": [0.0] * 3}
+  rows = [
+    row | {"reference": "rationale", "gains": [3, 2, 1], "scores": {"bm25": [1, 2, 3], **flat}},
+    row
+    | {
+      "reference": "gold",
+      "gains": [0, 0, 1],
+      "scores": {"reranker": [0.25, 0.5, 0.75], "bm25": [3, 1, 2], **flat},
+    },
+  ]
+  cards = ranking.summarise(rows[1:]) | ranking.summarise(rows[:1])
+  card = scorecard.make(questions, {}, reranking=cards, title="lists")
+  run = Run("lists", card, questions, {}, passage, reranking=rows)
+  page = Page(report.render([run], ranked=2))
+  shown, names = page.blocks["run-0-0"], [name for name, *_ in page.blocks["passages-0"]]
+  assert [some["lists"] for at, some in enumerate(shown) if at != 2] == [[]] * 29
+  lists = [
+    (some["label"], [(names[i], score) for i, score in some["list"]]) for some in shown[2]["lists"]
+  ]
+  gold = questions[2].gold[0]
+  assert lists == [  # of the list that has a gold passage; chance ranks nothing
+    ("BM25 by question", [("a", 3.0), (gold, 2.0)]),
+    ("Reranker", [(gold, 0.75), ("b", 0.5)]),
+  ]
 
 
 def test_parts_follow_one_another():

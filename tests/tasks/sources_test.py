@@ -108,8 +108,14 @@ def test_examples_of_a_reranker(tiny_files):
 
 def test_candidates_from_elsewhere_are_sorted(own_files):
   rows = own_files.rows("candidates.jsonl")
+  sorted_ones = _rerank(own_files).records("train")
   own_files.rewrite("candidates.jsonl", [row | {"passages": row["passages"][::-1]} for row in rows])
-  for record in _rerank(own_files).records("train"):
+  for record, same in zip(_rerank(own_files).records("train"), sorted_ones, strict=True):
+    by_position = [
+      dict(zip(one.candidates.positions.tolist(), one.candidates.scores, strict=True))
+      for one in (record, same)
+    ]
+    assert by_position[0] == by_position[1]  # each passage keeps its score
     assert (np.diff(record.candidates.scores) <= 0).all()
     assert record.candidates.from_rationale[0]
 
