@@ -178,7 +178,7 @@ def _lists(rows: Sequence[Row]) -> dict[str, Row]:
 def _rankings(run: Run, row: Row, ranked: int) -> list[tuple[str, list[Row]]]:
   """Labels and passages, best first, BM25's list before others; equal scores rank nothing."""
   shown = run.card["reranking"][row["reference"]]["rankings"]
-  found = []
+  found: list[tuple[str, list[Row]]] = []
   for name in sorted(row["scores"], key=lambda name: name != ranking.BASELINE):
     scores = row["scores"][name]
     if len(set(scores)) == 1 < len(scores):
