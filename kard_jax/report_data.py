@@ -184,7 +184,7 @@ def _rankings(run: Run, row: Row, ranked: int) -> list[tuple[str, list[Row]]]:
     if len(set(scores)) == 1 < len(scores):
       continue
     pairs = sorted(zip(row["passages"], scores, strict=True), key=lambda pair: -pair[1])
-    best = [{"id": id, "score": score} for id, score in pairs[:ranked]]
+    best: list[Row] = [{"id": id, "score": score} for id, score in pairs[:ranked]]
     found.append((shown[name]["label"], best))
   return found
 
