@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -58,40 +58,75 @@ def ground(
     InputError: a rationale is for an unknown question (with its row, counted from 1), or the index
       is of other passages.
   """
-  for name, value in (("silver", silver), ("candidates", candidates), ("batch", batch)):
-    _at_least_one(name, value)
+  check_numbers(silver=silver, candidates=candidates, batch=batch)
   check_corpus(index, passages)
+  for some in batched(queries(questions, rationales, prompts, source=source), batch):
+    yield from find(index, passages, some, silver=silver, candidates=candidates)
+
+
+class Queries(NamedTuple):
+  """What is asked for a rationale.
+
+  Attributes:
+    question_id, sample: the rationale's.
+    by_rationale: the query of the rationale.
+    by_question: the query of its question.
+  """
+
+  question_id: str
+  sample: int
+  by_rationale: str
+  by_question: str
+
+
+def queries(
+  questions: Iterable[Question],
+  rationales: Iterable[Mapping[str, Any]],
+  prompts: Prompts,
+  *,
+  source: str = "rationales",
+) -> Iterator[Queries]:
+  """Yields the queries of each kept rationale, in their order; arguments and errors of `ground`."""
   known = {question.id: question for question in questions}
-  for rows in _batched(_kept(rationales, known, source), batch):
-    asked = [known[row["question_id"]] for row in rows]
-    by_rationale = [
-      prompts.rationale_query(question, row["rationale"])
-      for question, row in zip(asked, rows, strict=True)
-    ]
-    hits = bm25.top_k(index, by_rationale, max(silver, candidates))
-    # Rationales of one question stand together, so most of a batch asks the same few questions.
-    unique = {question.id: question for question in asked}
-    place = {id: number for number, id in enumerate(unique)}
-    by_question = bm25.top_k(
-      index, [prompts.question_query(question) for question in unique.values()], candidates
-    ).ids_BxK[[place[question.id] for question in asked]]
-    rescored = bm25.rescore(index, by_rationale, by_question)
-    for number, row in enumerate(rows):
-      head = {"question_id": row["question_id"], "sample": row["sample"]}
-      ids, scores = hits.ids_BxK[number], hits.scores_BxK[number]
-      merged = _merge(
-        (ids[:candidates], scores[:candidates]), (by_question[number], rescored[number])
-      )
-      yield (
-        {**head, "passages": _listed(passages, ids[:silver], scores[:silver])},
-        {
-          **head,
-          "passages": [
-            {"id": passages.ids[position], "score": _short(score), "from": side}
-            for position, score, side in merged
-          ],
-        },
-      )
+  for row in _kept(rationales, known, source):
+    question = known[row["question_id"]]
+    yield Queries(
+      question.id,
+      row["sample"],
+      prompts.rationale_query(question, row["rationale"]),
+      prompts.question_query(question),
+    )
+
+
+def find(
+  index: Index, passages: Passages, some: Sequence[Queries], *, silver: int, candidates: int
+) -> Iterator[tuple[Row, Row]]:
+  """Yields the two rows of each of some rationales, whose queries are asked at once."""
+  by_rationale = [row.by_rationale for row in some]
+  hits = bm25.top_k(index, by_rationale, max(silver, candidates))
+  # Rationales of one question stand together, so most of a batch asks the same few questions.
+  unique = {row.question_id: row.by_question for row in some}
+  place = {id: number for number, id in enumerate(unique)}
+  by_question = bm25.top_k(index, list(unique.values()), candidates).ids_BxK[
+    [place[row.question_id] for row in some]
+  ]
+  rescored = bm25.rescore(index, by_rationale, by_question)
+  for number, row in enumerate(some):
+    head = {"question_id": row.question_id, "sample": row.sample}
+    ids, scores = hits.ids_BxK[number], hits.scores_BxK[number]
+    merged = _merge(
+      (ids[:candidates], scores[:candidates]), (by_question[number], rescored[number])
+    )
+    yield (
+      {**head, "passages": _listed(passages, ids[:silver], scores[:silver])},
+      {
+        **head,
+        "passages": [
+          {"id": passages.ids[position], "score": _short(score), "from": side}
+          for position, score, side in merged
+        ],
+      },
+    )
 
 
 def retrieve(
@@ -116,13 +151,19 @@ def retrieve(
   Raises:
     InputError: the index is of other passages.
   """
-  _at_least_one("k", k)
-  _at_least_one("batch", batch)
+  check_numbers(k=k, batch=batch)
   check_corpus(index, passages)
-  for asked in _batched(questions, batch):
-    hits = bm25.top_k(index, [prompts.question_query(question) for question in asked], k)
-    for question, ids, scores in zip(asked, *hits, strict=True):
-      yield {"question_id": question.id, "passages": _listed(passages, ids, scores)}
+  for asked in batched(((q.id, prompts.question_query(q)) for q in questions), batch):
+    yield from look_up(index, passages, asked, k=k)
+
+
+def look_up(
+  index: Index, passages: Passages, asked: Sequence[tuple[str, str]], *, k: int
+) -> Iterator[Row]:
+  """Yields the rows of some questions, (id, query), which are asked at once."""
+  hits = bm25.top_k(index, [query for _, query in asked], k)
+  for (id, _), ids, scores in zip(asked, *hits, strict=True):
+    yield {"question_id": id, "passages": _listed(passages, ids, scores)}
 
 
 def _kept(
@@ -163,12 +204,19 @@ def _short(score: np.float32) -> float:
   return float(str(score))
 
 
-def _batched(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+def batched(items: Iterable[T], size: int) -> Iterator[Sequence[T]]:
+  """Yields lists of so many items; the last may be shorter."""
   iterator = iter(items)
   while batch := list(itertools.islice(iterator, size)):
     yield batch
 
 
-def _at_least_one(name: str, value: int) -> None:
-  if value < 1:
-    raise files.InputError(f"{name}: at least 1 is needed, not {value}")
+def check_numbers(**numbers: int) -> None:
+  """Makes sure that each is 1 at least.
+
+  Raises:
+    InputError: one is not.
+  """
+  for name, value in numbers.items():
+    if value < 1:
+      raise files.InputError(f"{name}: at least 1 is needed, not {value}")

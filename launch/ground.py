@@ -1,7 +1,9 @@
 """Finds silver passages and reranker candidates by rationales (paper sections 3.2 and 3.3).
 
-Example:
+Examples:
   python launch/ground.py --gin_file=gin_configs/recipes/quickstart/4_ground.gin
+  python launch/ground.py --gin_file=gin_configs/recipes/quickstart/4_ground.gin \\
+    --gin.RUNNER="'DirectRunner'" --gin.BEAM_OPTIONS="'--direct_num_workers=2 ...'"
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from kard_jax import beam_grounding
 from kard_jax import questions as questions_lib
 from kard_jax import silver as silver_lib
 from kard_jax import teacher as teacher_lib
-from kard_jax.core import files, hosts
+from kard_jax.core import files, hosts, pipelines
 from kard_jax.core.provenance import Stage
 from kard_jax.questions import Question
 from kard_jax.retrieval import index as index_lib
@@ -39,6 +42,7 @@ def ground(
   candidates: int = 32,
   retrieved: int = 10,
   recorded: Callable[[str | None], Sequence[Recorded]] | None = None,
+  beam: pipelines.Beam | None = None,
 ) -> None:
   """Writes `silver.jsonl`, `candidates.jsonl` and `retrieved.jsonl`.
 
@@ -50,6 +54,7 @@ def ground(
     retrieved: passages by the question, for each question.
     recorded: gives lists that were made elsewhere, for the dataset's source; they take the place of
       those that BM25 would find by the rationales.
+    beam: a runner whose workers search; None: this process does. The rows are the same.
   """
   questions = read_all(stage)
   path = stage.reads("rationales.jsonl")
@@ -58,38 +63,57 @@ def ground(
   rationales = rationales[hosts.share(len(rationales))]
   stored = passages_lib.Passages(stage.reads("knowledge/passages"), verify=True)
   index = index_lib.open(stage.reads("knowledge/bm25"), verify=True)
+  lists: Iterable[tuple[silver_lib.Row, silver_lib.Row]] | None = None
+  if recorded is not None:
+    stage.reads_outside(dataset.inputs())
+    spaces = recorded(dataset.source)
+    spaces = spaces[hosts.share(len(spaces))]
+    lists = map(functools.partial(_recorded, silver=silver), spaces)
+  elif beam is None:
+    lists = silver_lib.ground(
+      index,
+      stored,
+      questions,
+      rationales,
+      dataset.prompts,
+      silver=silver,
+      candidates=candidates,
+      source=str(path),
+    )
+  count = 0 if lists is None else _write(stage, lists)
+  asked = questions[hosts.share(len(questions))]
+  if beam is None:
+    found = silver_lib.retrieve(index, stored, asked, dataset.prompts, k=retrieved)
+    files.write_jsonl(stage.writes("retrieved.jsonl"), found)
+  else:
+    sizes = {"silver": silver, "candidates": candidates, "retrieved": retrieved}
+    work = stage.workdir / ".grounding"  # outlives a kill, as the scratch does not
+    with beam_grounding.Grounding(index, stored, work, **sizes) as grounding:
+      kept = silver_lib.queries(questions, rationales, dataset.prompts, source=str(path))
+      by_question = ((q.id, dataset.prompts.question_query(q)) for q in asked)
+      grounding.run(beam, kept if lists is None else (), by_question)
+      for name in ("silver", "candidates", "retrieved") if lists is None else ("retrieved",):
+        with stage.writes(f"{name}.jsonl").open("w") as file:
+          for line in grounding.lines(name):
+            file.write(line)
+            count += name == "silver"
+  for name in ("silver.jsonl", "candidates.jsonl", "retrieved.jsonl"):
+    stage.joins(name)
+  print(f"{count:>7,} rationales with silver passages and candidates", flush=True)
+
+
+def _write(stage: Stage, lists: Iterable[tuple[silver_lib.Row, silver_lib.Row]]) -> int:
+  """Writes the rows of rationales; returns of how many."""
+  count = 0
   with (
     stage.writes("silver.jsonl").open("w") as silver_file,
     stage.writes("candidates.jsonl").open("w") as candidates_file,
   ):
-    rows: Iterable[tuple[silver_lib.Row, silver_lib.Row]]
-    if recorded is not None:
-      stage.reads_outside(dataset.inputs())
-      spaces = recorded(dataset.source)
-      spaces = spaces[hosts.share(len(spaces))]
-      rows = map(functools.partial(_recorded, silver=silver), spaces)
-    else:
-      rows = silver_lib.ground(
-        index,
-        stored,
-        questions,
-        rationales,
-        dataset.prompts,
-        silver=silver,
-        candidates=candidates,
-        source=str(path),
-      )
-    count = 0
-    for silver_row, candidates_row in rows:
+    for silver_row, candidates_row in lists:
       count += 1
       silver_file.write(files.to_line(silver_row))
       candidates_file.write(files.to_line(candidates_row))
-  asked = questions[hosts.share(len(questions))]
-  found = silver_lib.retrieve(index, stored, asked, dataset.prompts, k=retrieved)
-  files.write_jsonl(stage.writes("retrieved.jsonl"), found)
-  for name in ("silver.jsonl", "candidates.jsonl", "retrieved.jsonl"):
-    stage.joins(name)
-  print(f"{count:>7,} rationales with silver passages and candidates", flush=True)
+  return count
 
 
 class Recorded(Protocol):

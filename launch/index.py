@@ -7,6 +7,8 @@ Examples:
   python launch/index.py --passages=tfds:wikipedia/20230601.en --words=100 --out=FOLDER
   python launch/index.py --passages=more.jsonl --out=FOLDER --add
   python launch/index.py --out=FOLDER --merge --verify
+  python launch/index.py --passages=corpus.jsonl.gz --out=FOLDER --runner=DirectRunner \\
+    --beam_options="--direct_num_workers=2 --direct_running_mode=multi_processing"
 
 FOLDER gets passages/ and bm25/. Killed, the same command goes on with what is complete.
 """
@@ -36,11 +38,11 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from kard_jax.core import config, files
+from kard_jax.core import config, files, pipelines
 from kard_jax.core.files import InputError
+from kard_jax.retrieval import beam_blocks, readers, sealed
 from kard_jax.retrieval import index as index_lib
 from kard_jax.retrieval import passages as passages_lib
-from kard_jax.retrieval import readers, sealed
 from kard_jax.retrieval.analyzer import Analyzer
 
 if TYPE_CHECKING:  # they bring TensorFlow, which an index does not need
@@ -60,6 +62,7 @@ def index(
   lengths: str = "lucene",
   memory_limit: str | None = None,
   threads: int | None = None,
+  beam: pipelines.Beam | None = None,
 ) -> None:
   """Writes `knowledge/passages/` and `knowledge/bm25/`.
 
@@ -72,6 +75,8 @@ def index(
     lengths: "lucene" (rounded to a byte, so that rankings are Lucene's) or "exact".
     memory_limit: such as "1GiB"; None: what `index.build` takes.
     threads: workers at most; None: one a core.
+    beam: a runner whose workers make the index's blocks; None: this process makes them. The index
+      is the same.
   """
   stage.reads_outside(dataset.inputs())
   folder = stage.writes("knowledge/passages")
@@ -88,6 +93,7 @@ def index(
     threads=threads,
     progress=sys.stderr.isatty(),
     work=stage.workdir / "knowledge/.building-bm25",  # outlives a kill, as the scratch does not
+    ahead=None if beam is None else beam_blocks.make_ahead(beam),
   )
   print(f"{count:>7,} passages, {built.postings:,} postings", flush=True)
 
@@ -131,6 +137,8 @@ def _flags() -> tuple[argparse.ArgumentParser, list[str]]:
     group.add_argument("--lengths", help="lucene (one byte, the default) or exact"),
     group.add_argument("--memory_limit", metavar="SIZE", help="such as 1GiB or 800MB"),
     group.add_argument("--threads", type=int, metavar="N", help="all cores by default"),
+    group.add_argument("--runner", help="Apache Beam's, to make the index (docs/beam.md)"),
+    group.add_argument("--beam_options", metavar="FLAGS", help="the runner's, in quotes"),
     group.add_argument("--add", action="store_true", help="add to what is there, as a new segment"),
     group.add_argument("--merge", action="store_true", help="make one segment of the index's"),
     group.add_argument("--verify", action="store_true", help="compare every file's checksum"),
@@ -224,7 +232,9 @@ def _effort(arguments: argparse.Namespace) -> dict[str, Any]:
   if arguments.threads is not None and arguments.threads < 1:
     raise InputError(f"--threads={arguments.threads}: at least 1")
   limit = None if arguments.memory_limit is None else size(arguments.memory_limit)
-  return {"memory_limit": limit, "threads": arguments.threads, "progress": sys.stderr.isatty()}
+  effort = {"memory_limit": limit, "threads": arguments.threads, "progress": sys.stderr.isatty()}
+  beam = pipelines.chosen(arguments.runner, arguments.beam_options or ())
+  return effort if beam is None else effort | {"ahead": beam_blocks.make_ahead(beam)}
 
 
 def _built(

@@ -15,7 +15,8 @@ FIGURES = {"statistics", "measures", "hits", "ranking", "scorecard"}
 SCORES = FIGURES | {"scorecard_table", "report", "report_data", "comparison"}
 ENDPOINT = {"endpoint", "completions", "asking", "batch_api"}
 THEORY = {"memorisation", "memorisation_page", "memorisation_plot"}
-METHOD = {"teacher", "judge", "silver", "compose", "answer"} | ENDPOINT | SCORES | THEORY
+METHOD = {"teacher", "judge", "silver", "beam_grounding", "compose", "answer"}
+METHOD |= ENDPOINT | SCORES | THEORY
 PARTS = {"retrieval", "student", "reranker"}
 LEAVES = {
   "questions",

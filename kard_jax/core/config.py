@@ -33,7 +33,8 @@ WORKDIR, STAGES = "WORKDIR", "STAGES"
 _TIMES = {f"{name.upper()}_TIMEOUT": name for name in hosts.Times._fields}  # seconds, see there
 _READ_HERE = {WORKDIR, STAGES, *_TIMES}  # macros that launchers read themselves
 _ON_ALL_HOSTS = {"train", "answer", "ground", "rerank"}  # stages that several hosts share
-_ASIDE = ("partitioning.", "monitor.", "@monitor.")  # what decides no output
+# What decides no output.
+_ASIDE = ("partitioning.", "monitor.", "@monitor.", "pipelines.", "@pipelines.")
 _MACRO = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from kard_jax.retrieval.analyzer import Analyzer
 from kard_jax.retrieval.record import contents
 
 DEFAULT_MEMORY = 2 << 30
+
+# Makes blocks of stored passages in a working folder before the builder does: others may be faster.
+Ahead = Callable[[passages_lib.Passages, Path, Analyzer], None]
 
 _READ = 4096  # passages read at a time
 _BASE = 150 << 20  # bytes that Python and the libraries take before a build begins
@@ -49,6 +52,7 @@ def build(
   memory_limit: int,
   threads: int | None,
   progress: bool,
+  ahead: Ahead | None = None,
 ) -> str:
   """Makes a segment of passages.
 
@@ -62,6 +66,7 @@ def build(
     memory_limit: bytes of resident memory to stay under.
     threads: workers at most; None: one a core. Fewer where the memory limit asks for it.
     progress: show a progress bar on standard error.
+    ahead: makes blocks before this does.
 
   Returns:
     The hash of the passages.
@@ -71,6 +76,10 @@ def build(
   """
   workers, most_words = _plan(memory_limit, threads)
   _begin_or_go_on(work, passages, analyzer)
+  if ahead is not None:
+    if not isinstance(passages, passages_lib.Passages):
+      raise ValueError("only stored passages can be indexed by others")
+    ahead(passages, work, analyzer)
   stored, corpus = _make_blocks(passages, work, analyzer, workers, most_words, progress)
   if not stored:
     raise files.InputError(f"{folder.parent}: no passages to index")

@@ -114,6 +114,7 @@ def build(
   threads: int | None = None,
   progress: bool = False,
   work: files.PathLike | None = None,
+  ahead: builder.Ahead | None = None,
 ) -> Index:
   """Indexes passages, whole or not at all.
 
@@ -133,6 +134,7 @@ def build(
     progress: show a progress bar on standard error.
     work: the folder where finished blocks wait, removed at the end; None: `.building-<name>`
       beside the index.
+    ahead: makes blocks of stored passages before this does, see `beam_blocks`.
 
   Returns:
     The index, opened.
@@ -162,6 +164,7 @@ def build(
       memory_limit=builder.DEFAULT_MEMORY if memory_limit is None else memory_limit,
       threads=threads,
       progress=progress,
+      ahead=ahead,
     )
     settings: dict[str, Any] = {"analyzer": analyzer.to_json(), "fields": ["title", "text"]}
     settings |= {"k1": k1, "b": b, "lengths": lengths}
@@ -178,6 +181,7 @@ def add(
   memory_limit: int | None = None,
   threads: int | None = None,
   progress: bool = False,
+  ahead: builder.Ahead | None = None,
 ) -> Index:
   """Adds passages to an index, as a new segment behind the old ones, which are not rewritten.
 
@@ -189,6 +193,7 @@ def add(
     memory_limit: as of `build`.
     threads: as of `build`.
     progress: as of `build`.
+    ahead: as of `build`.
 
   Returns:
     The index, opened.
@@ -212,6 +217,7 @@ def add(
         memory_limit=builder.DEFAULT_MEMORY if memory_limit is None else memory_limit,
         threads=threads,
         progress=progress,
+        ahead=ahead,
       )
     count = segment.open(path / name, 0, verify=False).header["passages"]
     corpora = [*map(list, index.corpora), [count, corpus]]

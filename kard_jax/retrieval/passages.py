@@ -193,6 +193,7 @@ class Passages(Sequence[Passage]):
 
   Attributes:
     directory: the folder.
+    segment: which alone is open; None: all.
     corpora: one entry a segment, in order.
     corpus: hash of the whole: the one segment's own, or that of the chain of all segments' hashes.
       So the same passages written at once and in two parts have different ones.
@@ -206,6 +207,7 @@ class Passages(Sequence[Passage]):
     self, directory: files.PathLike, *, verify: bool = False, segment: int | None = None
   ):
     self.directory = sealed.local(directory)
+    self.segment = segment
     folders = _segments(self.directory)
     if segment is not None:
       folders = [folders[segment]]
