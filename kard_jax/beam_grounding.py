@@ -1,8 +1,8 @@
 """Grounding by Beam's workers: the rows of `silver`, whoever finds them, in the same order (3.2).
 
 Queries are written to numbered files in a folder that every worker sees, a worker answers a file by
-files of rows, and these, one after another, are what `silver.ground` and `silver.retrieve` give.
-Files that a killed run has left are not made again.
+a folder of rows, and these, one after another, are what `silver.ground` and `silver.retrieve` give.
+Folders that a killed run has left are not made again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kard_jax import silver as silver_lib
 from kard_jax.core import files
-from kard_jax.core.pipelines import SHARED, Beam, here
+from kard_jax.core.pipelines import SHARED, Beam, here, is_done, leaving
 from kard_jax.retrieval import index as index_lib
 from kard_jax.retrieval import sealed
 from kard_jax.retrieval.index import Index
@@ -37,7 +37,8 @@ class Job(NamedTuple):
   Attributes:
     bm25, passages: the folders of index and passages.
     header, corpus: the hashes of the index's header and of the passages.
-    work: the folder with the queries, which takes the rows.
+    asked: the folder with the files of queries.
+    work: takes a folder of rows for each.
     silver, candidates, retrieved: passages in a row, as of `silver.ground` and `silver.retrieve`.
   """
 
@@ -45,6 +46,7 @@ class Job(NamedTuple):
   passages: str
   header: str
   corpus: str
+  asked: str
   work: str
   silver: int
   candidates: int
@@ -73,18 +75,10 @@ class Grounding:
   ):
     silver_lib.check_numbers(silver=silver, candidates=candidates, k=retrieved)
     index_lib.check_corpus(index, passages)
+    self._index, self._passages = index, passages
     self._work = sealed.local(work).absolute()
-    self._job = Job(
-      str(Path(index.directory).absolute()),
-      str(passages.directory.absolute()),
-      _header(index),
-      passages.corpus,
-      str(self._work),
-      silver,
-      candidates,
-      retrieved,
-    )
-    self._pieces: dict[str, int] = {}
+    self._sizes = silver, candidates, retrieved
+    self._pieces: list[Piece] = []
 
   def __enter__(self) -> Grounding:
     self._work.mkdir(parents=True, exist_ok=True)
@@ -110,61 +104,74 @@ class Grounding:
     Raises:
       InputError: a worker does not see a folder, or rows are not there at the end.
     """
-    digest = hashlib.sha256(json.dumps(self._job).encode())
-    for name, asked in ((RATIONALES, rationales), (QUESTIONS, questions)):
-      self._pieces[name] = 0
-      for number, some in enumerate(silver_lib.batched(asked, A_FILE)):
-        lines = "".join(map(files.to_line, some))
-        digest.update(lines.encode())
-        with files.atomic(_file(self._work, name, number)) as temporary:
-          temporary.write_text(lines)
-        self._pieces[name] += 1
-    self._forget_others(digest.hexdigest())
-    pieces = [(name, number) for name, count in self._pieces.items() for number in range(count)]
-    waiting = [piece for piece in pieces if not _is_done(self._work, piece)]
-    if waiting:
-      with beam.pipeline() as (module, pipeline):
-        (
-          pipeline
-          | "Pieces" >> module.Create(waiting)
-          | "Spread" >> module.Reshuffle()
-          | "Search" >> module.Map(search, self._job)
-        )
-    if missing := [piece for piece in pieces if not _is_done(self._work, piece)]:
-      raise files.InputError(
-        f"{self._work}: of {len(pieces)} pieces, workers have left {len(missing)} undone; {SHARED}"
+    header, corpus = _header(self._index), self._passages.corpus
+    asked = self._work / "asked"
+    plan = self._ask(asked, {RATIONALES: rationales, QUESTIONS: questions}, header)
+    waiting = [piece for piece in self._pieces if not is_done(str(self._work), _name(piece))]
+    if not waiting:
+      return
+    job = Job(
+      beam.share(Path(self._index.directory), f"bm25-{header[:16]}"),
+      beam.share(self._passages.directory, f"passages-{corpus[:16]}"),
+      header,
+      corpus,
+      beam.share(asked, f"asked-{plan[:16]}"),
+      beam.outbox(self._work, f"grounding-{plan[:16]}"),
+      *self._sizes,
+    )
+    with beam.pipeline() as (module, pipeline):
+      (
+        pipeline
+        | "Pieces" >> module.Create(waiting)
+        | "Spread" >> module.Reshuffle()
+        | "Search" >> module.Map(search, job)
       )
+    beam.collect(job.work, map(_name, waiting), self._work)
+    if missing := [piece for piece in waiting if not is_done(str(self._work), _name(piece))]:
+      raise files.InputError(
+        f"{self._work}: of {len(waiting)} pieces, workers have left {len(missing)} undone; {SHARED}"
+      )
+    beam.forget(job.work)
 
   def lines(self, kind: str) -> Iterator[str]:
     """The rows of a kind, "silver", "candidates" or "retrieved", as lines of JSON, in order."""
-    [name] = [asked for asked, kinds in ROWS.items() if kind in kinds]
-    for number in range(self._pieces[name]):
-      with _file(self._work, kind, number).open(encoding="utf-8") as file:
-        yield from file
+    for piece in self._pieces:
+      if kind in ROWS[piece[0]]:
+        with (self._work / _name(piece) / f"{kind}.jsonl").open(encoding="utf-8") as file:
+          yield from file
 
-  def _forget_others(self, plan: str) -> None:
-    """Removes rows that were found for something else."""
-    path = self._work / "plan.json"
-    if path.exists() and json.loads(path.read_text()) == plan:
-      return
-    for kinds in ROWS.values():
-      for kind in kinds:
-        for left in self._work.glob(f"{kind}-*"):
-          left.unlink()
-    files.write_json(path, plan)
+  def _ask(self, folder: Path, queries: Mapping[str, Iterable[Any]], header: str) -> str:
+    """Writes the files of queries; removes rows that were found for others; gives their hash."""
+    digest = hashlib.sha256(json.dumps([header, self._sizes]).encode())
+    self._pieces = []
+    with files.atomic(folder) as temporary:
+      temporary.mkdir()
+      for name, every in queries.items():
+        for number, some in enumerate(silver_lib.batched(every, A_FILE)):
+          self._pieces.append((name, number))
+          lines = "".join(map(files.to_line, some))
+          digest.update(f"{name}-{number}\n{lines}".encode())
+          (temporary / f"{_name((name, number))}.jsonl").write_text(lines)
+    plan, path = digest.hexdigest(), self._work / "plan.json"
+    if not (path.exists() and json.loads(path.read_text()) == plan):
+      for left in self._work.glob("*-?????"):
+        shutil.rmtree(left)
+      files.write_json(path, plan)
+    return plan
 
 
 def search(piece: Piece, job: Job) -> None:
   """Finds the rows of one file of queries, unless an earlier run has left them."""
-  name, number = piece
-  work = here(job.work)
-  if _is_done(work, piece):
+  name, _ = piece
+  if is_done(job.work, _name(piece)):
     return
-  with _file(work, name, number).open(encoding="utf-8") as file:
+  with (here(job.asked) / f"{_name(piece)}.jsonl").open(encoding="utf-8") as file:
     asked = [json.loads(line) for line in file]
   rows = [row for some in silver_lib.batched(asked, AT_ONCE) for row in _rows(name, some, job)]
-  for kind, of_kind in zip(ROWS[name], zip(*rows, strict=True), strict=True):
-    files.write_jsonl(_file(work, kind, number), of_kind)
+  with leaving(job.work, _name(piece)) as folder:
+    folder.mkdir()
+    for kind, of_kind in zip(ROWS[name], zip(*rows, strict=True), strict=True):
+      files.write_jsonl(folder / f"{kind}.jsonl", of_kind)
 
 
 def _rows(name: str, asked: Sequence[Any], job: Job) -> Iterator[tuple[silver_lib.Row, ...]]:
@@ -190,10 +197,5 @@ def _header(index: Index) -> str:
   return files.sha256(Path(index.directory) / sealed.HEADER)
 
 
-def _file(work: Path, name: str, number: int) -> Path:
-  return work / f"{name}-{number:05d}.jsonl"
-
-
-def _is_done(work: Path, piece: Piece) -> bool:
-  name, number = piece
-  return all(_file(work, kind, number).exists() for kind in ROWS[name])
+def _name(piece: Piece) -> str:
+  return f"{piece[0]}-{piece[1]:05d}"

@@ -139,6 +139,7 @@ def _flags() -> tuple[argparse.ArgumentParser, list[str]]:
     group.add_argument("--threads", type=int, metavar="N", help="all cores by default"),
     group.add_argument("--runner", help="Apache Beam's, to make the index (docs/beam.md)"),
     group.add_argument("--beam_options", metavar="FLAGS", help="the runner's, in quotes"),
+    group.add_argument("--beam_storage", metavar="FOLDER", help="a bucket's, where workers read"),
     group.add_argument("--add", action="store_true", help="add to what is there, as a new segment"),
     group.add_argument("--merge", action="store_true", help="make one segment of the index's"),
     group.add_argument("--verify", action="store_true", help="compare every file's checksum"),
@@ -233,7 +234,9 @@ def _effort(arguments: argparse.Namespace) -> dict[str, Any]:
     raise InputError(f"--threads={arguments.threads}: at least 1")
   limit = None if arguments.memory_limit is None else size(arguments.memory_limit)
   effort = {"memory_limit": limit, "threads": arguments.threads, "progress": sys.stderr.isatty()}
-  beam = pipelines.chosen(arguments.runner, arguments.beam_options or ())
+  beam = pipelines.chosen(
+    arguments.runner, arguments.beam_options or (), arguments.beam_storage or None
+  )
   return effort if beam is None else effort | {"ahead": beam_blocks.make_ahead(beam)}
 
 

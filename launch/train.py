@@ -35,7 +35,7 @@ from kard_jax.core.files import InputError
 from kard_jax.core.objective import Objective, Params
 from kard_jax.core.provenance import Stage
 from kard_jax.reranker import objective as reranker_objective
-from tasks import batches, features, registry
+from tasks import batches, cached, features, registry
 
 
 def train(
@@ -54,6 +54,7 @@ def train(
   pack: bool = False,
   initial: str | None = None,
   lora: lora_lib.Lora | None = None,
+  cache: str | None = None,
 ) -> None:
   """Trains an objective on a task of a dataset; writes checkpoints and metrics to `folder`.
 
@@ -73,6 +74,7 @@ def train(
     initial: what parameters to begin with: a folder below the work directory that an earlier stage
       trained, a Hugging Face model's folder, or its name on the Hub; None begins from random ones.
     lora: adapters to train instead of the network's own parameters.
+    cache: a folder that `seqio_cache_tasks` wrote; its tokens are taken, which changes no batch.
 
   Raises:
     InputError: a file is missing or wrong, the network's vocabulary is too small, or what is
@@ -87,6 +89,8 @@ def train(
     raise InputError(
       "INITIAL = None: with LORA or TRAINED, what is frozen must come from somewhere"
     )
+  if cache is not None:
+    cached.use(cache, seqio.get_subtasks(registry.provider(name)))
   begin = _Beginning(stage, initial, folder) if initial else None
   training = batches.Batches(
     name,
@@ -98,6 +102,7 @@ def train(
     keep_best=keep_best,
     decoder_only=decoder_only,
     pack=pack,
+    cached=cache is not None,
   )
   _check_vocabulary(objective, training.vocab_size)
   print(

@@ -66,6 +66,7 @@ class Batches:
     decoder_only: rows for a decoder-only student (`tasks.decoder_only`); inputs and targets share
       a row of `inputs` + `targets` - 1 places.
     pack: as many examples in a row as there is room for, with segments and positions.
+    cached: take tokens from SeqIO's cache (`tasks.cached.use` says where); batches are the same.
   """
 
   task: str
@@ -78,6 +79,7 @@ class Batches:
   keep_best: bool = False
   decoder_only: bool = False
   pack: bool = False
+  cached: bool = False
 
   def __post_init__(self) -> None:
     needed = features.RERANK if self.is_lists else features.STUDENT
@@ -224,14 +226,14 @@ class Batches:
   def _examples(self) -> Examples:
     examples: Examples
     if self.is_lists:
-      examples = ListExamples.load(self._tasks, self.split)
+      examples = ListExamples.load(self._tasks, self.split, cached=self.cached)
     elif all(map(dapt.is_over_passages, self._tasks)):
       make = dapt.decoder_examples if self.decoder_only else dapt.SpanExamples.load
-      examples = make(self._tasks, self.split, self.lengths)
+      examples = make(self._tasks, self.split, self.lengths, cached=self.cached)
     elif self.decoder_only:
-      examples = DecoderExamples.load(self._tasks, self.split)
+      examples = DecoderExamples.load(self._tasks, self.split, cached=self.cached)
     else:
-      examples = StudentExamples.load(self._tasks, self.split)
+      examples = StudentExamples.load(self._tasks, self.split, cached=self.cached)
     for task, size in zip(self._tasks, examples.sizes, strict=True):
       if not size:
         raise InputError(

@@ -17,6 +17,7 @@ import seqio
 import tensorflow as tf
 
 from kard_jax.core.files import InputError
+from tasks import cached as cached_lib
 from tasks import decoder_only, tensorflow_setup, vocabularies
 from tasks.decoder_only import DecoderExamples
 from tasks.examples import Pick, qualified
@@ -50,7 +51,9 @@ class PassageSource(WorkdirSource[int]):
       some = passages.many(list(positions[start : start + _AT_ONCE]))
       yield [self.prompts.passage_text(passage) for passage in some]
 
-  def _dataset(self, records: Sequence[int]) -> tf.data.Dataset:
+  def _dataset(self, records: Sequence[int], every: Sequence[int]) -> tf.data.Dataset:
+    del every
+
     def blocks() -> Iterator[dict[str, Any]]:
       first = 0
       for texts in self.texts(records):
@@ -161,11 +164,16 @@ class SpanExamples:
 
   @classmethod
   def load(
-    cls, tasks: Sequence[seqio.Task], split: str, lengths: Mapping[str, int]
+    cls,
+    tasks: Sequence[seqio.Task],
+    split: str,
+    lengths: Mapping[str, int],
+    *,
+    cached: bool = False,
   ) -> SpanExamples:
-    """Reads and tokenises the passages; 4 bytes a token stay in memory."""
+    """Reads and tokenises the passages, or takes a cache's; 4 bytes a token stay in memory."""
     vocabulary = tasks[0].output_features["targets"].vocabulary
-    parts = [_chunks(task, split, lengths, for_decoder=False) for task in tasks]
+    parts = [_chunks(task, split, lengths, for_decoder=False, cached=cached) for task in tasks]
     return cls(
       qualified([list(map(str, range(len(part)))) for part in parts], tasks),
       Ragged.join(parts),
@@ -199,10 +207,10 @@ class SpanExamples:
 
 
 def decoder_examples(
-  tasks: Sequence[seqio.Task], split: str, lengths: Mapping[str, int]
+  tasks: Sequence[seqio.Task], split: str, lengths: Mapping[str, int], *, cached: bool = False
 ) -> DecoderExamples:
   """Pieces of the knowledge base as rows of a decoder-only student, every token predicted."""
-  parts = [_chunks(task, split, lengths, for_decoder=True) for task in tasks]
+  parts = [_chunks(task, split, lengths, for_decoder=True, cached=cached) for task in tasks]
   chunks = Ragged.join(parts)
   nothing = Ragged.of([[]] * len(chunks))
   ids = qualified([list(map(str, range(len(part)))) for part in parts], tasks)
@@ -218,21 +226,44 @@ def is_over_passages(task: seqio.Task) -> bool:
 
 
 def _chunks(
-  task: seqio.Task, split: str, lengths: Mapping[str, int], *, for_decoder: bool
+  task: seqio.Task,
+  split: str,
+  lengths: Mapping[str, int],
+  *,
+  for_decoder: bool,
+  cached: bool = False,
 ) -> Ragged:
   """The passages' tokens one behind another, in pieces of one length; the last may be shorter."""
   tensorflow_setup.leave_accelerators_alone()
   source, vocabulary = task.source, task.output_features["targets"].vocabulary
   assert isinstance(source, PassageSource)
-  blocks = [
-    vocabularies.tokens(vocabulary, texts, end=for_decoder).values
-    for texts in source.texts(source.records(split))
-  ]
+  if cached:
+    blocks = list(_cached_passages(task, split, for_decoder=for_decoder))
+  else:
+    blocks = [
+      vocabularies.tokens(vocabulary, texts, end=for_decoder).values
+      for texts in source.texts(source.records(split))
+    ]
   values = np.concatenate(blocks) if blocks else np.zeros(0, np.int32)
   size = chunk_length(lengths, for_decoder=for_decoder)
   whole, rest = divmod(len(values), size)
   sizes = [size] * whole + ([rest] if rest > 1 else [])
   return Ragged.of_lengths(values[: sum(sizes)], sizes)
+
+
+def _cached_passages(task: seqio.Task, split: str, *, for_decoder: bool) -> Iterator[np.ndarray]:
+  """The tokens of each passage as `vocabularies.tokens` gives them, of SeqIO's cache."""
+  vocabulary = task.output_features["targets"].vocabulary
+  stored = cached_lib.rows(task, split, ("targets", "targets_pretokenized"))
+  texts = stored["targets_pretokenized"]
+  cached_lib.check_texts(task, split, {"targets": texts})
+  around = np.array(getattr(vocabulary, "prefix", ()), np.int32)
+  end = np.array([vocabulary.eos_id] if for_decoder else [], np.int32)
+  passages = [np.concatenate([around, tokens]) for tokens in stored["targets"]]
+  read = [text.decode() for text in texts]
+  cached_lib.check_tokens(task, split, passages.__getitem__, read, "targets")
+  for tokens in passages:
+    yield np.concatenate([tokens, end])
 
 
 def chunk(
@@ -276,11 +307,13 @@ def hide_spans(
 
 SPAN_PREPROCESSORS = (
   seqio.preprocessors.tokenize,
+  seqio.CacheDatasetPlaceholder(),
   functools.partial(chunk, for_decoder=False),
   hide_spans,
   seqio.preprocessors.append_eos,
 )
 DECODER_PREPROCESSORS = (
   seqio.preprocessors.tokenize,
+  seqio.CacheDatasetPlaceholder(),
   functools.partial(chunk, for_decoder=True),
 )

@@ -62,10 +62,12 @@ class DecoderExamples:
   fills_rows: bool = False
 
   @classmethod
-  def load(cls, tasks: Sequence[seqio.Task], split: str) -> DecoderExamples:
-    """Runs the tasks' pipelines once, in order, without trimming."""
+  def load(
+    cls, tasks: Sequence[seqio.Task], split: str, *, cached: bool = False
+  ) -> DecoderExamples:
+    """Runs the tasks' pipelines once, in order, without trimming; `cached`, from SeqIO's cache."""
     tensorflow_setup.leave_accelerators_alone()
-    parts = [tokenised(task, split) for task in tasks]
+    parts = [tokenised(task, split, cached=cached) for task in tasks]
     vocabulary = tasks[0].output_features["targets"].vocabulary
     prompts, separators = [], []
     for task, (_, inputs, _) in zip(tasks, parts, strict=True):

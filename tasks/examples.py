@@ -16,9 +16,10 @@ import seqio
 import tensorflow as tf
 
 from kard_jax.core.files import InputError
+from tasks import cached as cached_lib
 from tasks import features, packing, tensorflow_setup, vocabularies
 from tasks.ragged import Ragged
-from tasks.sources import RerankSource
+from tasks.sources import ListRecord, RerankSource, WorkdirSource
 
 _AT_ONCE = 1024  # examples taken from TensorFlow at a time; one by one costs four times as much
 
@@ -56,10 +57,12 @@ class StudentExamples:
   end: int | None
 
   @classmethod
-  def load(cls, tasks: Sequence[seqio.Task], split: str) -> StudentExamples:
-    """Runs the tasks' pipelines once, in order, without trimming."""
+  def load(
+    cls, tasks: Sequence[seqio.Task], split: str, *, cached: bool = False
+  ) -> StudentExamples:
+    """Runs the tasks' pipelines once, in order, without trimming; `cached`, from SeqIO's cache."""
     tensorflow_setup.leave_accelerators_alone()
-    parts = [tokenised(task, split) for task in tasks]
+    parts = [tokenised(task, split, cached=cached) for task in tasks]
     feature = tasks[0].output_features["inputs"]
     if feature.vocabulary.pad_id != vocabularies.PAD:
       raise InputError(
@@ -150,8 +153,8 @@ class ListExamples:
   end: int
 
   @classmethod
-  def load(cls, tasks: Sequence[seqio.Task], split: str) -> ListExamples:
-    """Reads the tasks' sources and tokenises with their vocabulary."""
+  def load(cls, tasks: Sequence[seqio.Task], split: str, *, cached: bool = False) -> ListExamples:
+    """Reads the tasks' sources and tokenises with their vocabulary; or takes a cache's tokens."""
     vocabulary = tasks[0].output_features["query"].vocabulary
     queries, passages, members, lists = [], [], [], []
     known = 0  # passages of the tasks before
@@ -162,8 +165,15 @@ class ListExamples:
       records = source.records(split)
       positions = Ragged.of([record.candidates.positions for record in records])
       used, places = np.unique(positions.values, return_inverse=True)
-      queries.append(vocabularies.tokens(vocabulary, source.queries(records)))
-      passages.append(vocabularies.tokens(vocabulary, source.passage_texts(used.tolist())))
+      if cached:
+        both = _cached_lists(task, split, records, used)
+      else:
+        both = (
+          vocabularies.tokens(vocabulary, source.queries(records)),
+          vocabularies.tokens(vocabulary, source.passage_texts(used.tolist())),
+        )
+      queries.append(both[0])
+      passages.append(both[1])
       members.append(Ragged((places + known).astype(np.int32), positions.offsets))
       lists.append(records)
       known += len(used)
@@ -205,12 +215,26 @@ class ListExamples:
     }
 
 
-def tokenised(task: seqio.Task, split: str) -> tuple[list[str], Ragged, Ragged]:
-  """Ids, inputs and targets of a task, untrimmed, in the order of its source."""
+def tokenised(
+  task: seqio.Task, split: str, *, cached: bool = False
+) -> tuple[list[str], Ragged, Ragged]:
+  """Ids, inputs and targets of a task, untrimmed, in the order of its source.
+
+  Args:
+    task: with inputs and targets.
+    split: of it.
+    cached: take what `seqio_cache_tasks` has stored.
+
+  Raises:
+    InputError: the cache is of other examples.
+  """
   dataset = task.get_dataset(
-    None, split, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
+    None, split, use_cached=cached, shuffle=False, seed=0, num_epochs=1, try_in_mem_cache=False
   )
   names = [*features.STUDENT, *(["id"] if "id" in dataset.element_spec else [])]
+  compared = cached and isinstance(task.source, WorkdirSource)
+  texts: dict[str, list[bytes]] = {name: [] for name in features.STUDENT if compared}
+  names += [f"{name}_pretokenized" for name in texts]
   dataset = dataset.map(lambda example: {name: example[name] for name in names})
   ids: list[str] = []
   inputs, targets = [Ragged.of([])], [Ragged.of([])]
@@ -221,7 +245,55 @@ def tokenised(task: seqio.Task, split: str) -> tuple[list[str], Ragged, Ragged]:
       ids += [id.decode() for id in block["id"].numpy().tolist()]
     else:  # a task from elsewhere
       ids += [f"{split}/{number}" for number in range(len(ids), len(ids) + len(inputs[-1]))]
-  return ids, Ragged.join(inputs), Ragged.join(targets)
+    for name, some in texts.items():
+      some += block[f"{name}_pretokenized"].numpy().tolist()
+  found = ids, Ragged.join(inputs), Ragged.join(targets)
+  return _in_order(task, split, *found, texts) if compared else found
+
+
+def _in_order(
+  task: seqio.Task,
+  split: str,
+  ids: list[str],
+  inputs: Ragged,
+  targets: Ragged,
+  texts: dict[str, list[bytes]],
+) -> tuple[list[str], Ragged, Ragged]:
+  """Cached examples as the source has them, once it is certain that they are its own."""
+  places = cached_lib.order(task, split, ids)
+  texts = {name: [some[place] for place in places] for name, some in texts.items()}
+  cached_lib.check_texts(task, split, texts)
+  inputs, targets = (Ragged.of([part[place] for place in places]) for part in (inputs, targets))
+  read = [text.decode() for text in texts["inputs"]]
+  cached_lib.check_tokens(task, split, lambda number: inputs[number][:-1], read, "inputs")
+  return [ids[place] for place in places], inputs, targets
+
+
+def _cached_lists(
+  task: seqio.Task, split: str, records: Sequence[ListRecord], used: np.ndarray
+) -> tuple[Ragged, Ragged]:
+  """Tokens of queries and of the passages at `used` positions, each ending in EOS, of a cache."""
+  source, end = task.source, task.output_features["query"].vocabulary.eos_id
+  assert isinstance(source, RerankSource)
+  stored = cached_lib.rows(task, split, ("query", "passages", "scores"))
+  of_position: dict[int, np.ndarray] = {}
+  for number, (record, scores) in enumerate(zip(records, stored["scores"], strict=True)):
+    if not np.array_equal(scores, record.candidates.scores):
+      raise cached_lib.changed(task, split, number)
+    for position, tokens in zip(
+      record.candidates.positions.tolist(), stored["passages"][number].numpy(), strict=True
+    ):
+      of_position.setdefault(position, tokens)
+  queries, passages = stored["query"], [of_position[position] for position in used.tolist()]
+  for tokens, texts, name in (
+    (queries, source.queries(records), "query"),
+    (passages, source.passage_texts(used.tolist()), "passages"),
+  ):
+    cached_lib.check_tokens(task, split, tokens.__getitem__, texts, name)
+  query_tokens, passage_tokens = (
+    Ragged.of([np.append(tokens, end) for tokens in some]) for some in (queries, passages)
+  )
+  return query_tokens, passage_tokens
 
 
 def qualified(ids: Sequence[Sequence[str]], tasks: Sequence[seqio.Task]) -> list[str]:

@@ -95,7 +95,9 @@ def draw_candidates(
   draw = Draw(size - size // 2, size // 2)
 
   def chosen(from_rationale: np.ndarray, *seed: np.ndarray) -> np.ndarray:
-    return draw(from_rationale, np.random.default_rng(np.array(seed).astype(np.uint32)))
+    return draw(
+      from_rationale.astype(bool), np.random.default_rng(np.array(seed).astype(np.uint32))
+    )
 
   places = tf.numpy_function(chosen, [example["from_rationale"], *seed], tf.int64, stateful=False)
   places.set_shape([None])
@@ -112,11 +114,18 @@ def dense_passages(dataset: tf.data.Dataset) -> tf.data.Dataset:
   return dataset.map(dense, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-STUDENT_PREPROCESSORS = (seqio.preprocessors.tokenize, put_prefix, append_eos)
+# What stands before the placeholder is what `seqio_cache_tasks` stores: neither lengths nor chance.
+STUDENT_PREPROCESSORS = (
+  seqio.preprocessors.tokenize,
+  put_prefix,
+  seqio.CacheDatasetPlaceholder(),
+  append_eos,
+)
 RERANK_PREPROCESSORS = (
-  draw_candidates,
   functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
   put_prefix,
+  seqio.CacheDatasetPlaceholder(),
+  draw_candidates,
   append_eos,
   dense_passages,
 )

@@ -25,6 +25,7 @@ from tasks.ragged import Ragged
 from tasks.workdir import SPLITS, Candidates, Workdir
 
 KNOWLEDGE = (None, "retrieved", "silver")
+_SHARDS = 16  # for `seqio_cache_tasks`: each reads the files, and makes its part of the examples
 _BLOCK = 256  # rows handed to TensorFlow at once: its cost is by the hand-over
 
 Record = TypeVar("Record")
@@ -75,8 +76,8 @@ class WorkdirSource(seqio.DataSource, Generic[Record]):
     return True
 
   def list_shards(self, split: str) -> Sequence[str]:
-    """One shard, which can be cut further."""
-    return [split]
+    """Shards by number, of which Beam's workers take some each; they can be cut further."""
+    return [f"{split}-{shard:05d}-of-{_SHARDS:05d}" for shard in range(_SHARDS)]
 
   def num_input_examples(self, split: str) -> int:
     """The number of examples; mixtures may take it for their rates."""
@@ -94,8 +95,8 @@ class WorkdirSource(seqio.DataSource, Generic[Record]):
     """
 
   @abc.abstractmethod
-  def _dataset(self, records: Sequence[Record]) -> tf.data.Dataset:
-    """The records as SeqIO's examples."""
+  def _dataset(self, records: Sequence[Record], every: Sequence[Record]) -> tf.data.Dataset:
+    """The records as SeqIO's examples; shapes are those of all of the split."""
 
   def get_dataset(  # type: ignore[override]
     self,
@@ -125,9 +126,8 @@ class WorkdirSource(seqio.DataSource, Generic[Record]):
     if shuffle and seed is not None:
       order = np.random.default_rng(int(seed) % 2**63).permutation(len(records))
       records = [records[place] for place in order]
-    if shard_info:
-      records = records[shard_info.index :: shard_info.num_shards]
-    return self._dataset(records)
+    shard = records[shard_info.index :: shard_info.num_shards] if shard_info else records
+    return self._dataset(shard, records)
 
 
 class StudentSource(WorkdirSource[StudentRecord]):
@@ -191,9 +191,11 @@ class StudentSource(WorkdirSource[StudentRecord]):
       self.prompts.student_target(record.question, record.rationale),
     )
 
-  def _dataset(self, records: Sequence[StudentRecord]) -> tf.data.Dataset:
+  def _dataset(
+    self, records: Sequence[StudentRecord], every: Sequence[StudentRecord]
+  ) -> tf.data.Dataset:
     read = _reader(Workdir(self._workdir()), any(record.passages for record in records))
-    width = max((len(record.question.options) for record in records), default=0)
+    width = max((len(record.question.options) for record in every), default=0)
 
     def blocks() -> Iterator[dict[str, Any]]:
       for start in range(0, len(records), _BLOCK):
@@ -251,7 +253,8 @@ class RerankSource(WorkdirSource[ListRecord]):
     passages = Workdir(self._workdir()).passages
     return [self.prompts.passage_text(passage) for passage in passages.many(positions)]
 
-  def _dataset(self, records: Sequence[ListRecord]) -> tf.data.Dataset:
+  def _dataset(self, records: Sequence[ListRecord], every: Sequence[ListRecord]) -> tf.data.Dataset:
+    del every
     used = np.unique(Ragged.of([record.candidates.positions for record in records]).values)
     texts = tf.constant(self.passage_texts(used.tolist()), tf.string)
 
@@ -262,7 +265,7 @@ class RerankSource(WorkdirSource[ListRecord]):
           "query": query,
           "passages": np.searchsorted(used, record.candidates.positions),
           "scores": record.candidates.scores,
-          "from_rationale": record.candidates.from_rationale,
+          "from_rationale": record.candidates.from_rationale.astype(np.int32),
         }
 
     dataset = tf.data.Dataset.from_generator(
@@ -272,7 +275,7 @@ class RerankSource(WorkdirSource[ListRecord]):
         "query": tf.TensorSpec([], tf.string),
         "passages": tf.TensorSpec([None], tf.int64),
         "scores": tf.TensorSpec([None], tf.float32),
-        "from_rationale": tf.TensorSpec([None], tf.bool),
+        "from_rationale": tf.TensorSpec([None], tf.int32),  # a cache takes no bool
       },
     )
     return dataset.map(lambda row: row | {"passages": tf.gather(texts, row["passages"])})

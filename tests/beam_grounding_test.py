@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 
 from kard_jax import beam_grounding, silver
-from kard_jax.core import files, pipelines
+from kard_jax.core import files, pipelines, staging
 from kard_jax.core.files import InputError
 from kard_jax.prompts import Prompts
 from kard_jax.questions import Question
@@ -58,6 +58,9 @@ def grounded(world, work, beam):
 class Here(pipelines.Beam):
   """Runs the last step in this process, without Beam; notes the pieces and may stop early."""
 
+  pieces: list
+  most: int | None
+
   @contextlib.contextmanager
   def pipeline(self):
     module, root = mock.MagicMock(), mock.MagicMock()
@@ -71,8 +74,8 @@ class Here(pipelines.Beam):
       raise KeyboardInterrupt
 
 
-def in_this_process(most=None):
-  beam = Here("none")
+def in_this_process(most=None, storage=None):
+  beam = Here("none", (), storage)
   object.__setattr__(beam, "pieces", [])
   object.__setattr__(beam, "most", most)
   return beam
@@ -85,6 +88,18 @@ def test_pieces_in_any_order_give_the_rows_in_order(world, tmp_path):
   assert rows == expected(*world)
   assert [len(text.splitlines()) for text in rows] == [40, 40, 20]
   assert not (tmp_path / "work").exists()
+
+
+def test_through_a_bucket(world, tmp_path, monkeypatch):
+  monkeypatch.setattr(staging.tempfile, "tempdir", str(tmp_path))
+  bucket = f"file://{tmp_path}/bucket"
+  with pytest.raises(KeyboardInterrupt):
+    grounded(world, tmp_path / "work", in_this_process(4, bucket))
+  assert not [*(tmp_path / "work").glob("*-?????")]
+  assert len([*(tmp_path / "bucket").glob("grounding-*/*")]) == 4
+  assert grounded(world, tmp_path / "work", in_this_process(None, bucket)) == expected(*world)
+  left = sorted(path.name.partition("-")[0] for path in (tmp_path / "bucket").iterdir())
+  assert left == ["asked", "bm25", "passages"]
 
 
 def test_a_killed_run_is_gone_on_with(world, tmp_path):
@@ -123,8 +138,9 @@ def test_rows_left_elsewhere_are_missed(world, tmp_path):
 
 def test_a_worker_that_sees_something_else_says_so(world, tmp_path):
   index, passages, _, _ = world
+  places = (index.directory, str(passages.directory))
   job = beam_grounding.Job(
-    index.directory, str(passages.directory), "0" * 64, passages.corpus, str(tmp_path), 1, 1, 1
+    *places, "0" * 64, passages.corpus, str(tmp_path), str(tmp_path / "i"), 1, 1, 1
   )
   (tmp_path / "questions-00000.jsonl").write_text('["q", "w1"]\n')
   with pytest.raises(InputError, match="finds another index there"):

@@ -75,13 +75,14 @@ class Settings:
     """The settings that decide a stage's outputs: parameters, and the macros that reach them.
 
     Not where it is put (WORKDIR), nor on which devices it runs: a run may go on on another mesh,
-    whose hardware file may have another REMAT. Nor what is shown of it.
+    whose hardware file may have another REMAT. Nor what is shown of it, nor whether its tokens come
+    from a cache.
     """
     reached = {
       key
       for key, binding in self.bindings.items()
       if "." in key
-      and not key.endswith(".remat")
+      and not key.endswith((".remat", ".cache"))
       and not any(text.startswith(_ASIDE) for text in (key, binding.value))
     }
     waiting = [macro for key in reached for macro in self.bindings[key].macros]

@@ -7,6 +7,8 @@ the local builder would cut, byte for byte; it finds them finished, and only put
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kard_jax.core import files
-from kard_jax.core.pipelines import SHARED, Beam, here
+from kard_jax.core.pipelines import SHARED, Beam, here, is_done, leaving
 from kard_jax.retrieval import blocks, postings, sealed, segment
 from kard_jax.retrieval.analyzer import Analyzer
 from kard_jax.retrieval.passages import Passages
@@ -65,14 +67,16 @@ def run(beam: Beam, passages: Passages, work: Path, analyzer: Analyzer) -> None:
     InputError: a worker does not see a folder, or the blocks are not there at the end.
   """
   job = Job(
-    str(passages.directory.absolute()),
+    beam.share(passages.directory, f"passages-{passages.corpus[:16]}"),
     passages.segment,
     passages.corpus,
-    str(work.absolute()),
+    "",
     analyzer,
     postings.BLOCK,
     blocks.CHARACTERS,
   )
+  plan = hashlib.sha256(json.dumps([*job[1:4], analyzer.to_json(), *job[5:]]).encode()).hexdigest()
+  job = job._replace(work=beam.outbox(work, f"blocks-{plan[:16]}"))
   starts = range(0, len(passages), job.most_passages)
   spans = [(start, min(start + job.most_passages, len(passages))) for start in starts]
   with beam.pipeline() as (module, pipeline):
@@ -86,8 +90,10 @@ def run(beam: Beam, passages: Passages, work: Path, analyzer: Analyzer) -> None:
       | "SpreadBlocks" >> module.Reshuffle()
       | "Make" >> module.Map(make, job)
     )
+  beam.collect(job.work, map(_name, itertools.count()), work)
   if (made := _made(work)) != len(passages):
     raise files.InputError(f"{work}: workers have left {made:,} passages in blocks; {SHARED}")
+  beam.forget(job.work)
 
 
 def measure(span: tuple[int, int], job: Job) -> tuple[int, tuple[int, bytes]]:
@@ -117,15 +123,15 @@ def cut(
 def make(block: tuple[int, int, int], job: Job) -> None:
   """Makes a block and stores it, unless an earlier run has left it whole."""
   number, first, end = block
-  folder = here(job.work) / f"block-{number:05d}"
-  if folder.exists() and segment.stored_passages(folder) == end - first:
+  if is_done(job.work, _name(number)):
     return
   passages = _passages(job)
   texts: list[str] = []
   for start in range(first, end, _READ):
     texts += map(contents, passages.many(range(start, min(start + _READ, end))))
   terms = _terms(job.analyzer)
-  segment.store_block(blocks.Maker()(texts, terms), folder)
+  with leaving(job.work, _name(number)) as folder:
+    segment.store_block(blocks.Maker()(texts, terms), folder)
   if len(terms) > _MOST_WORDS:
     _terms.cache_clear()
 
@@ -142,6 +148,10 @@ def _passages(job: Job) -> Passages:
 def _terms(analyzer: Analyzer) -> blocks.Terms:
   """What words come to, from block to block of one worker."""
   return blocks.Terms(analyzer)
+
+
+def _name(number: int) -> str:
+  return f"block-{number:05d}"
 
 
 def _made(work: Path) -> int:

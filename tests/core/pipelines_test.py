@@ -14,8 +14,12 @@ FLAGS = "--direct_num_workers=2 --direct_running_mode=multi_processing"
 
 def test_this_process_by_default():
   assert pipelines.chosen() is None
-  with pytest.raises(InputError, match=r"BEAM_OPTIONS = '--x=1': give RUNNER too"):
+  with pytest.raises(InputError, match=r"BEAM_OPTIONS = --x=1: give RUNNER too"):
     pipelines.chosen(None, "--x=1")
+  with pytest.raises(InputError, match=r"BEAM_STORAGE = gs://x: give RUNNER too"):
+    pipelines.chosen(None, "", "gs://x")
+  with pytest.raises(InputError, match=r"BEAM_STORAGE = '/mnt/x': a bucket is needed"):
+    pipelines.chosen("DirectRunner", "", "/mnt/x")
 
 
 def test_options_as_one_text_or_as_a_list(monkeypatch):
