@@ -12,8 +12,8 @@ _LOG = logging.getLogger(__name__)
 def leave_accelerators_alone() -> None:
   """Hides GPUs and TPUs from TensorFlow, which else takes most of a GPU's memory at its first op.
 
-  It is called before data is read, and does nothing the second time. If TensorFlow has already
-  started with a GPU, that cannot be undone: a warning says so.
+  It is called before a vocabulary or data is read, and does nothing the second time. If TensorFlow
+  has already started with a GPU, that cannot be undone: a warning says so.
   """
   for kind in ("GPU", "TPU"):
     try:

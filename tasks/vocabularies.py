@@ -307,6 +307,7 @@ def input_files(path: PathLike) -> list[epath.Path]:
 
 
 def _load(path: str, extra_ids: int) -> Loaded:
+  tensorflow_setup.leave_accelerators_alone()  # a SentencePiece tokeniser starts it
   place = epath.Path(path)
   if not place.exists():
     raise InputError(f"{path}: no such vocabulary; train one, or set its path (gin: VOCABULARY)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 from clu import metric_writers
+from clu.metric_writers.tf import summary_writer
 from etils import epath
 from rich.console import Console, Group
 from rich.live import Live
@@ -24,6 +26,14 @@ from kard_jax.core.files import InputError, PathLike
 T = TypeVar("T")
 
 METRICS = "metrics.jsonl"
+
+
+def _tensorboard(folder: epath.Path) -> metric_writers.MetricWriter:
+  """What writes TensorBoard's files: by TensorFlow, which must not take the devices' memory."""
+  for kind in ("GPU", "TPU"):
+    with contextlib.suppress(RuntimeError):  # it runs already
+      summary_writer.tf.config.set_visible_devices([], kind)
+  return metric_writers.SummaryWriter(str(folder))
 
 
 class JsonlWriter(metric_writers.MetricWriter):
@@ -118,7 +128,7 @@ class Monitor:
       self._folder.mkdir(parents=True, exist_ok=True)
       writers: list[metric_writers.MetricWriter] = [
         JsonlWriter(self._folder / METRICS, step),
-        metric_writers.SummaryWriter(str(self._folder / "tensorboard")),
+        _tensorboard(self._folder / "tensorboard"),
       ]
       if self._monitoring.wandb:
         writers.append(tracking.WandbWriter(self._monitoring.wandb, self._folder, step))
