@@ -45,7 +45,7 @@ def load(
   if (labels := tensors[_SCORE].shape[0]) != 1:
     raise InputError(f"{tensors[_SCORE].file}: {_SCORE} gives {labels} scores; one is needed")
   encoder: Any = huggingface.network(source, **overrides)
-  where = jax.devices()[0] if partitioner is None else partitioner.replicated
+  where = jax.local_devices()[0] if partitioner is None else partitioner.replicated
 
   def put(name: str, transposed: bool = False) -> jax.Array:
     array = tensors.read(name).astype(np.float32)

@@ -124,7 +124,7 @@ def abstract(
   boxed = jax.eval_shape(network.init, jax.random.key(0), *tokens)["params"]
   shapes = nn.meta.unbox(boxed)
   if partitioner is None:
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: here, shapes)
   else:
     shardings = partitioner.shardings(boxed)

@@ -202,7 +202,7 @@ def restore_all_params(folder: PathLike, step: int) -> Any:
   path = epath.Path(folder).resolve() / str(step) / "state"
   checkpointer = ocp.PyTreeCheckpointer()
   stored = checkpointer.metadata(path).item_metadata.tree["params"]
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   wanted = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored
   )
