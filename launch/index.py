@@ -10,7 +10,8 @@ Examples:
   python launch/index.py --passages=corpus.jsonl.gz --out=FOLDER --runner=DirectRunner \\
     --beam_options="--direct_num_workers=2 --direct_running_mode=multi_processing"
 
-FOLDER gets passages/ and bm25/. Killed, the same command goes on with what is complete.
+FOLDER gets passages/ and bm25/. Killed, the same command goes on with what is complete. Of several
+processes one does it, and the others wait (docs/multihost.md).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from kard_jax.core import config, files, pipelines
+from kard_jax.core import config, distributed, files, hosts, pipelines
 from kard_jax.core.files import InputError
 from kard_jax.retrieval import beam_blocks, readers, sealed
 from kard_jax.retrieval import index as index_lib
@@ -112,7 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.error("give --gin_file, or --out (and --passages) for an index by itself")
   if arguments.passages is None and not (arguments.merge or arguments.verify):
     flags.error("--passages is needed, or --merge or --verify for an index that is there")
-  return config.exit_status(lambda: alone(arguments))
+
+  def work() -> None:
+    distributed.start(distributed.find(arguments), hosts.Times())
+    if hosts.is_lead():
+      alone(arguments)
+    hosts.meet("the index, by process 0", None)
+
+  return config.exit_status(work)
 
 
 def _flags() -> tuple[argparse.ArgumentParser, list[str]]:

@@ -11,6 +11,8 @@ A line of --lists is {"query": "...", "passages": [{"text": "...", ...}, ...]}; 
 for "query", a passage may have a "title", and whatever else a line holds is kept. --out has the
 same lines, each passage with its "score", best first.
 
+Several processes share the lists (docs/multihost.md).
+
 With --vectors, passages are named by the "id" that they have in the recipe's knowledge base, whose
 vectors are computed once, kept in that folder, and read again by later runs.
 """
@@ -30,7 +32,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kard_jax.core import config, files, hosts, progress
+from kard_jax.core import config, distributed, files, hosts, parts, progress
 from kard_jax.core.files import InputError
 
 if TYPE_CHECKING:  # they bring JAX and TensorFlow, which a look at --help does not need
@@ -156,53 +158,66 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def alone(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-  """Ranks the candidates of every line of a file.
+  """Ranks the candidates of every line of a file; each of several hosts those of its part.
 
   Raises:
     InputError: a flag, a line, or the reranker cannot be used.
   """
   if arguments.k is not None and arguments.k < 1:
     raise InputError(f"--k={arguments.k}: at least 1 is needed")
+  settings = config.resolve(arguments.gin_file, overrides) if arguments.gin_file else None
+  times = config.times(settings) if settings else hosts.Times()
+  distributed.start(distributed.find(arguments), times)
   rows = list(files.read_jsonl(arguments.lists))
   wheres = [f"{arguments.lists}:{line}" for line, _ in rows]
   queries = [_query(row, where) for (_, row), where in zip(rows, wheres, strict=True)]
-  total, score = _scorer(arguments, overrides, [row for _, row in rows], wheres)
+  sizes, score = _scorer(arguments, settings, [row for _, row in rows], wheres)
+  share = hosts.share(len(rows))
 
   def ranked() -> Iterator[Row]:
-    with progress.candidates(total) as advance:
-      for start in range(0, len(rows), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    with progress.candidates(sum(sizes[share])) as advance:
+      for start in range(share.start, share.stop, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, share.stop))
         scores = score(queries[part], part, advance)
         for (_, row), mine in zip(rows[part], scores, strict=True):
           order = (-mine).argsort(kind="stable")[: arguments.k]
           passages = [row["passages"][at] | {"score": float(str(mine[at]))} for at in order]
           yield row | {"passages": passages}
 
-  count = files.write_jsonl(arguments.out, ranked())
-  print(f"{count:>7,} lists, {total:,} candidates ranked: {arguments.out}", flush=True)
+  with parts.writer(arguments.out) as write:
+    for ranked_row in ranked():
+      write(files.to_line(ranked_row))
+  if hosts.is_lead():
+    count = f"{len(rows):>7,} lists, {sum(sizes):,} candidates ranked"
+    print(f"{count}: {arguments.out}", flush=True)
 
 
 def _scorer(
-  arguments: argparse.Namespace, overrides: Sequence[str], rows: Sequence[Row], wheres: list[str]
-) -> tuple[int, Callable[[list[str], slice, Callable[[int], None]], list[Any]]]:
-  """How many candidates there are, and what scores a part of the lines."""
+  arguments: argparse.Namespace,
+  settings: config.Settings | None,
+  rows: Sequence[Row],
+  wheres: list[str],
+) -> tuple[list[int], Callable[[list[str], slice, Callable[[int], None]], list[Any]]]:
+  """How many candidates each line has, and what scores a part of the lines."""
   if arguments.vectors is None:
     texts = [_texts(row, where) for row, where in zip(rows, wheres, strict=True)]
-    if arguments.cross_encoder is not None:
+    if settings is None:
       from tasks import rankers
 
       lengths = [_length(arguments, name) for name in _LENGTHS]
       ranker = rankers.cross_encoder(arguments.cross_encoder, *lengths)
     else:
-      ranker, _, _ = _recipes(arguments, overrides)
-    return sum(map(len, texts)), lambda queries, part, tell: ranker(queries, texts[part], tell)
+      ranker, _, _ = _recipes(settings)
+    return list(map(len, texts)), lambda queries, part, tell: ranker(queries, texts[part], tell)
   from kard_jax.retrieval.passages import Passages
 
-  ranker, dataset, workdir = _recipes(arguments, overrides)
+  assert settings is not None  # --vectors are of a recipe
+  ranker, dataset, workdir = _recipes(settings)
   stored = Passages(workdir / "knowledge" / "passages")
   ids = [_ids(row, where, stored) for row, where in zip(rows, wheres, strict=True)]
-  by_ids = ranker.by_ids(arguments.vectors, stored, dataset.prompts.passage_text)
-  return sum(map(len, ids)), lambda queries, part, tell: by_ids(queries, ids[part], tell)
+  with hosts.lead_first("the passages' vectors"):
+    by_ids = ranker.by_ids(arguments.vectors, stored, dataset.prompts.passage_text)
+  return list(map(len, ids)), lambda queries, part, tell: by_ids(queries, ids[part], tell)
 
 
 def _length(arguments: argparse.Namespace, name: str) -> int:
@@ -212,11 +227,8 @@ def _length(arguments: argparse.Namespace, name: str) -> int:
   return given or _LENGTHS[name]
 
 
-def _recipes(
-  arguments: argparse.Namespace, overrides: Sequence[str]
-) -> tuple[Ranker, registry.Dataset, pathlib.Path]:
+def _recipes(settings: config.Settings) -> tuple[Ranker, registry.Dataset, pathlib.Path]:
   """The reranker of a recipe's rerank stage, its dataset and its work directory."""
-  settings = config.resolve(arguments.gin_file, overrides)
   config.activate(settings)
   import gin
 
@@ -225,13 +237,15 @@ def _recipes(
   def value(name: str) -> Any:
     return _built(gin.query_parameter(f"launch.rerank.rerank.{name}"))
 
-  names = ("network", "partitioner", "query_length", "passage_length", "checkpoint")
+  names = ("network", "query_length", "passage_length", "checkpoint")
   workdir = pathlib.Path(config.workdir(settings))
   dataset = value("dataset").locate(workdir)
   folder = workdir / value("folder")
   if not folder.is_dir():
     raise InputError(f"{folder}: no trained reranker; run the recipe up to its reranker stage")
-  ranker = rankers.trained(folder, dataset, **{name: value(name) for name in names})
+  partitioner = value("partitioner").of_this_host()
+  given = {name: value(name) for name in names}
+  ranker = rankers.trained(folder, dataset, partitioner=partitioner, **given)
   return ranker, dataset, workdir
 
 

@@ -8,7 +8,8 @@ Examples:
 
 FOLDER holds passages/ and bm25/: what --out was for launch/index.py, or a recipe's knowledge/.
 A query on the command line gives a table, a file of queries a JSON line each. Where JAX has
-accelerators the search runs on them; JAX_PLATFORMS=cpu keeps it on the processor.
+accelerators the search runs on them; JAX_PLATFORMS=cpu keeps it on the processor. Several processes
+share the queries of a file (docs/multihost.md).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ if __name__ == "__main__":  # with the project's root on the path
 
 import argparse
 import contextlib
-import gzip
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,12 +33,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from kard_jax.core import config, files
+from kard_jax.core import config, distributed, files, hosts, parts
 from kard_jax.core.files import InputError
 from kard_jax.retrieval import bm25, sealed, table
 from kard_jax.retrieval import index as index_lib
 from kard_jax.retrieval.passages import Passages
-from kard_jax.retrieval.query_files import Query, QueryFile
+from kard_jax.retrieval.query_files import STDIN, Query, QueryFile
 
 FORMATS = ("table", "jsonl", "trec")
 Row = dict[str, Any]
@@ -94,6 +94,7 @@ def _flags() -> argparse.ArgumentParser:
     action="store_true",
     help="compare the passages' checksums too (the index's are always compared)",
   )
+  distributed.add_flags(flags)
   return flags
 
 
@@ -114,9 +115,12 @@ def search(arguments: argparse.Namespace) -> None:
     raise InputError("--format=table is to be read at once; with --out use jsonl or trec")
   if arguments.field is not None and arguments.queries is None:
     raise InputError("--field is for --queries in JSON lines; leave it out")
+  distributed.start(distributed.find(arguments), hosts.Times())
   queries = _on_command_line(arguments.query)
   if arguments.queries is not None:
-    queries = QueryFile(arguments.queries, field=arguments.field)
+    queries = _of_this_host(arguments)
+  elif not hosts.is_lead():
+    queries = []  # process 0 answers these
   index, passages = _opened(arguments.index, verify=arguments.verify)
   k = min(arguments.k, len(index))
   with_text = arguments.text and kind != "trec"
@@ -132,6 +136,18 @@ def search(arguments: argparse.Namespace) -> None:
         else:
           write(files.to_line({"query_id": query.id, "query": query.text, "passages": found}))
       advance(len(batch))
+
+
+def _of_this_host(arguments: argparse.Namespace) -> Iterable[Query]:
+  """The queries of a file; of several hosts each has its part, when it has looked at all."""
+  queries = QueryFile(arguments.queries, field=arguments.field)
+  if hosts.count() == 1:
+    return queries
+  if arguments.queries == STDIN or arguments.out is None:
+    raise InputError("several processes need a file of --queries, and --out for what they find")
+  share = hosts.share(sum(1 for _ in queries))
+  queries = QueryFile(arguments.queries, field=arguments.field)
+  return itertools.islice(queries, share.start, share.stop)
 
 
 def _on_command_line(texts: Sequence[str]) -> Iterable[Query]:
@@ -203,12 +219,8 @@ def _output(path: str | None) -> Iterator[Callable[[str], object]]:
   if place.is_dir():
     raise InputError(f"--out={path}: a folder; name a file")
   try:
-    with files.atomic(place) as temporary, contextlib.ExitStack() as stack:
-      file = stack.enter_context(temporary.open("wb"))
-      if place.name.endswith(".gz"):
-        zipped = gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
-        file = stack.enter_context(zipped)
-      yield lambda text: file.write(text.encode())
+    with parts.writer(place) as write:
+      yield write
   except OSError as error:
     raise InputError(f"--out={path}: cannot be written ({error.strerror})") from None
 
