@@ -24,7 +24,6 @@ from kard_jax.student.t5 import T5
 
 SIZES = {"vocab_size": 64, "embed_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 RULES = [("batch", "data"), ("vocab", "tensor"), ("heads", "tensor"), ("mlp", "tensor")]
-BATCH = 8
 
 
 def tokens(rng, *shape):
@@ -47,10 +46,9 @@ def example(step, row):
 class Batches:
   """Batches that tell what is asked of them, and may take their time or fail."""
 
-  batch_size = BATCH
-
   def __init__(self, arguments):
     self.options = arguments
+    self.batch_size = arguments.batch_size
     place = f"rows-{hosts.index()}-{time.time_ns()}.txt"
     self.asked = (pathlib.Path(arguments.folder) / place).open("w")
 
@@ -61,7 +59,7 @@ class Batches:
       time.sleep(60)
     if hosts.index() == hosts.count() - 1 and step == options.fail_at:
       raise InputError(f"row {step} is broken")
-    chosen = range(BATCH)[rows or slice(None)]
+    chosen = range(self.batch_size)[rows or slice(None)]
     if rows is not None:
       self.asked.write("".join(f"{step} {row}\n" for row in chosen))
       self.asked.flush()
@@ -69,7 +67,7 @@ class Batches:
     return {name: np.stack([one[name] for one in made]) for name in made[0]}
 
   def names(self, step):
-    return [str(row) for row in range(BATCH)]
+    return [str(row) for row in range(self.batch_size)]
 
 
 def main():
@@ -77,6 +75,7 @@ def main():
   parser.add_argument("folder")
   parser.add_argument("--steps", type=int, default=20)
   parser.add_argument("--save_every", type=int, default=5)
+  parser.add_argument("--batch_size", type=int, default=8)
   parser.add_argument("--devices", type=int, default=2, help="of each process")
   parser.add_argument("--tensor", type=int, default=1)
   parser.add_argument("--pace", type=float, default=0.0, help="seconds a batch takes")
@@ -87,7 +86,7 @@ def main():
   arguments = parser.parse_args()
 
   def work():
-    times = hosts.Times(start=60.0, step=arguments.step_timeout, barrier=60.0)
+    times = hosts.Times(start=120.0, step=arguments.step_timeout, barrier=60.0)
     distributed.start(distributed.find(arguments), times)
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     pathlib.Path(arguments.folder).mkdir(parents=True, exist_ok=True)
