@@ -6,6 +6,7 @@ DONE = 0
 FAILED = 1  # an error of ours: there is a traceback
 BAD_INPUT = 2  # what the user gave cannot be used; told in one line, on every host
 LOST = 75  # another host is late or gone; start all again (sysexits' EX_TEMPFAIL)
+ABORTED = 134  # process 0 is gone, and JAX ends the others itself (SIGABRT); start all again
 INTERRUPTED = 130  # Ctrl-C
 STOPPED = 143  # SIGTERM; what was trained is saved; start it again (a shell's 128 + 15)
 

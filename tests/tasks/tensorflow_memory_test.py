@@ -3,6 +3,8 @@
 It takes a GPU, nearly all of its memory, when its context starts; hidden ones it leaves alone.
 """
 
+import gc
+
 import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -30,6 +32,7 @@ def hidden_first(monkeypatch):
     return start(self)
 
   monkeypatch.setattr(tf.config, "set_visible_devices", hiding)
+  gc.collect()  # what other tests have left would be deleted by TensorFlow, which is work too
   monkeypatch.setattr(context.Context, "ensure_initialized", starting)
   yield
   assert starts
