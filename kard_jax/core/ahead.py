@@ -151,39 +151,39 @@ def compile_program(
 
 def table(reports: Sequence[Report]) -> str:
   """Reports as a table in Markdown."""
-  head = (
-    "program", "machine", "mesh", "parameters", "arguments", "temporaries", "peak of HBM", "fits",
-    "FLOPs", "at 40 %", "collectives", "compiled in",
-  )  # fmt: skip
-  rows = [head, ("---",) * len(head), *map(_row, reports)]
-  widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+  found = [cells(report) for report in reports]
+  if not found:
+    return ""
+  rows = [tuple(found[0]), ("---",) * len(found[0]), *(tuple(row.values()) for row in found)]
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   lines = []
   for row in rows:
-    cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-    lines.append(f"| {' | '.join(cells)} |")
+    padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+    lines.append(f"| {' | '.join(padded)} |")
   return "\n".join(lines)
 
 
-def _row(report: Report) -> tuple[str, ...]:
+def cells(report: Report) -> dict[str, str]:
+  """A row of the table: column -> what a reader sees."""
   mesh = " x ".join(f"{name} {size}" for name, size in report.mesh.items() if size > 1)
   moved = ", ".join(
     f"{kind} {each.times:,} ({_size(each.bytes)})" for kind, each in report.collectives.items()
   )
   of = f" of {_size(report.hbm)}" if report.hbm else ""
-  return (
-    report.program,
-    report.machine,
-    mesh or "one chip",
-    f"{report.parameters / 1e6:,.0f} M" if report.parameters else "",
-    _size(report.arguments) if report.fits else "",
-    _size(report.temporaries) if report.fits else "",
-    f"{_size(report.peak)}{of}",
-    "yes" if report.fits else f"no: {report.reason}",
-    f"{report.flops:.2e}" if report.flops else "",
-    f"{report.seconds * 1e3:,.1f} ms" if report.seconds else "",
-    (moved or "none") if report.fits else "",
-    f"{report.compiling:,.0f} s",
-  )
+  return {
+    "program": report.program,
+    "machine": report.machine,
+    "mesh": mesh or "one chip",
+    "parameters": f"{report.parameters / 1e6:,.0f} M" if report.parameters else "",
+    "arguments": _size(report.arguments) if report.fits else "",
+    "temporaries": _size(report.temporaries) if report.fits else "",
+    "peak of HBM": f"{_size(report.peak)}{of}",
+    "fits": "yes" if report.fits else f"no: {report.reason}",
+    "FLOPs": f"{report.flops:.2e}" if report.flops else "",
+    "at 40 %": f"{report.seconds * 1e3:,.1f} ms" if report.seconds else "",
+    "collectives": (moved or "none") if report.fits else "",
+    "compiled in": f"{report.compiling:,.0f} s",
+  }
 
 
 def _size(count: int) -> str:

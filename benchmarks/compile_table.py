@@ -1,0 +1,167 @@
+"""Makes docs/hardware.md's table: what each pair of model and machine takes, by launch/compile.py.
+
+Examples:
+  python benchmarks/compile_table.py --rows=DIR
+  python benchmarks/compile_table.py --rows=DIR --only='xl' --machines=v5e-16,v5p-128
+
+Each pair is compiled once, by a process of its own, and kept in DIR as JSON; a run that was stopped
+goes on with those that are not there. At its end it prints the table of all pairs that DIR has,
+those that do not fit, and those that it lacks. It needs libtpu (`pip install 'kard_jax[compile]'`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from kard_jax.core import ahead  # noqa: E402
+
+# slice -> its file in gin_configs/hardware/, the batch of a train step, the batch of prompts
+MACHINES = {
+  "v4-8": ("v4_8", 32, 64),
+  "v5e-8": ("v5e_8", 32, 64),
+  "v5e-16": ("v5e_16", 32, 64),
+  "v5e-256": ("v5e_256", 256, 256),
+  "v5p-128": ("v5p_128", 64, 64),
+  "v6e-64": ("v6e_64", 64, 64),
+}
+MODELS = {  # file in gin_configs/models/ -> name
+  "t5_1_1_base": "Flan-T5 base",
+  "t5_1_1_large": "Flan-T5 large",
+  "t5_1_1_xl": "Flan-T5 XL",
+  "t5_1_1_xxl": "Flan-T5 XXL",
+  "reranker_linkbert_base": "reranker LinkBERT-base",
+  "reranker_flan_t5_base": "reranker Flan-T5 base",
+  "t5_1_1_small": "T5 1.1 small",
+  "opt_350m": "OPT 350M",
+  "opt_1_3b": "OPT 1.3B",
+  "gpt2": "GPT-2",
+  "llama_3_2_1b": "Llama 3.2 1B",
+  "llama_2_7b": "Llama 2 7B",
+  "qwen3_0_6b": "Qwen3 0.6B",
+  "smollm2_135m": "SmolLM2 135M",
+  "reranker_minilm": "reranker MiniLM",
+}
+_FIRST = ("v5e-16", "v5e-256", "v5p-128")
+_PAPERS = 6  # of MODELS, which come before the others
+_PASSAGES = 40_000_000
+# Decoders read prompt and text into one cache, which their positions end.
+_PROMPTS = {"gpt2": 768, "opt_350m": 1_792, "opt_1_3b": 1_792}
+
+
+class Pair(NamedTuple):
+  """A row or two of the table: its name, the model's, the batch, and flags of launch/compile.py."""
+
+  name: str
+  model: str
+  batch: int
+  flags: list[str]
+
+
+def pairs() -> Iterator[Pair]:
+  """All, those of the paper's models on the larger slices first."""
+  slices = [*_FIRST, *(slice_ for slice_ in MACHINES if slice_ not in _FIRST)]
+  names = list(MODELS)
+  for machines in (slices[: len(_FIRST)], slices[len(_FIRST) :]):
+    for machine in machines:
+      flags = [f"--passages={_PASSAGES}", f"--topology={machine}"]
+      yield Pair(f"search-{machine}", "40 M passages", 32, flags)
+      for model in names[:_PAPERS]:
+        yield from _of_model(model, machine)
+  for machine in slices:
+    for model in names[_PAPERS:]:
+      yield from _of_model(model, machine)
+
+
+def _of_model(model: str, machine: str) -> Iterator[Pair]:
+  hardware, batch, prompts = MACHINES[machine]
+  reranker = model.startswith("reranker")
+  for run, rows in (
+    {"reranker": batch} if reranker else {"student": batch, "answer": prompts}
+  ).items():
+    files = [f"models/{model}", f"runs/{run}", f"hardware/{hardware}"]
+    flags = [f"--gin_file={ROOT}/gin_configs/{file}.gin" for file in files]
+    flags += [f"--gin.BATCH_SIZE={rows}", f"--topology={machine}"]
+    if not reranker:
+      flags.append("--gin.SCAN_LAYERS=True")
+    if run == "answer" and model in _PROMPTS:
+      flags.append(f"--gin.INPUT_LENGTH={_PROMPTS[model]}")
+    yield Pair(f"{run}-{model}-{machine}", MODELS[model], rows, flags)
+
+
+def main() -> int:
+  """Compiles what is not there yet, and prints the table."""
+  flags = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  flags.add_argument("--rows", type=Path, required=True, metavar="DIR", help="keeps each pair")
+  flags.add_argument("--only", default="", metavar="PATTERN", help="pairs whose names have it")
+  flags.add_argument("--table", action="store_true", help="print what DIR has, compile nothing")
+  arguments = flags.parse_args()
+  arguments.rows.mkdir(parents=True, exist_ok=True)
+  chosen = [pair for pair in pairs() if re.search(arguments.only, pair.name)]
+  for number, pair in enumerate(chosen, 1):
+    if not arguments.table and not _place(arguments.rows, pair).exists():
+      print(f"{number} of {len(chosen)}: {pair.name}", file=sys.stderr, flush=True)
+      _compile(pair, arguments.rows)
+  _show([(pair, _place(arguments.rows, pair)) for pair in chosen])
+  return 0
+
+
+def _place(rows: Path, pair: Pair) -> Path:
+  return rows / f"{pair.name}.json"
+
+
+def _compile(pair: Pair, rows: Path) -> None:
+  """Writes a pair's file; what went wrong goes to one beside it."""
+  place = _place(rows, pair)
+  partial = place.with_suffix(".partial")
+  command = [sys.executable, str(ROOT / "launch/compile.py"), *pair.flags]
+  done = subprocess.run(
+    [*command, "--effort=-1", f"--json={partial}"], capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    place.with_suffix(".log").write_text(done.stdout + done.stderr)
+    print(f"failed: {pair.name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+  else:
+    partial.rename(place)
+
+
+_COLUMNS = (
+  "machine", "mesh", "parameters", "arguments", "temporaries", "peak of HBM", "fits", "FLOPs",
+  "collectives", "compiled in",
+)  # fmt: skip
+
+
+def _show(found: list[tuple[Pair, Path]]) -> None:
+  """The table in Markdown; then what does not fit, and what was not compiled."""
+  print(f"| what | batch | {' | '.join(_COLUMNS)} |")
+  print("|---" * (len(_COLUMNS) + 2) + "|")
+  refused = []
+  for pair, place in found:
+    for report in ahead.from_json(place.read_text()) if place.exists() else ():
+      cells = ahead.cells(report)
+      cells["machine"] = pair.name.rsplit("-", 2)[1] + "-" + pair.name.rsplit("-", 1)[1]
+      name = f"{pair.model}, {report.program}"
+      if not report.fits:
+        refused.append(f"{name}, {cells['machine']}: {report.reason}")
+        cells["fits"] = "**no**"
+      print(f"| {name} | {pair.batch} | {' | '.join(cells[column] for column in _COLUMNS)} |")
+  print("\nWhat does not fit:", *(refused or ["nothing"]), sep="\n- ")
+  print(
+    "\nNot compiled:",
+    *([p.name for p, place in found if not place.exists()] or ["none"]),
+    sep="\n- ",
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())
