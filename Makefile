@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+EXTRAS = .extras
 READY = $(VENV)/.ready
 SEED ?= 0
 
@@ -32,8 +33,13 @@ endif
 test: $(READY)
 	$(RUN) -m pytest -n 2 -m "not slow"
 
-test-all: $(READY)
-	$(RUN) -m pytest -n 2
+# Beam and libtpu: only tests need them, and beside the requirements they would be found by every run.
+$(EXTRAS)/.ready: requirements-beam.txt $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(EXTRAS) --requirement requirements-beam.txt libtpu==0.0.42.1
+	touch $@
+
+test-all: $(READY) $(EXTRAS)/.ready
+	PYTHONPATH=$(EXTRAS) $(RUN) -m pytest -n 2
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -43,4 +49,4 @@ types: $(READY)
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,7 +35,7 @@ def main() -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   flags.add_argument("--json", metavar="FILE", type=pathlib.Path, help="where the figures go")
-  flags.add_argument("--size", choices=("small", "base"), default="small", help="of T5 1.1")
+  flags.add_argument("--size", choices=load_checkpoint.SIZES, default="small")
   flags.add_argument("--batch", type=int, default=8, help="prompts")
   flags.add_argument("--longest", type=int, default=512, help="tokens of a prompt")
   flags.add_argument("--shortest", type=int, default=16, help="the same as --longest: all equal")

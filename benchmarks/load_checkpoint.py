@@ -22,7 +22,8 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ALLOWANCE = 2 << 30  # bytes
-SIZES = {  # of T5 1.1
+SIZES = {  # of T5 1.1, and one to try this with
+  "tiny": {"d_model": 64, "d_ff": 128, "num_heads": 2, "num_layers": 2},
   "small": {"d_model": 512, "d_ff": 1024, "num_heads": 6, "num_layers": 8},
   "base": {"d_model": 768, "d_ff": 2048, "num_heads": 12, "num_layers": 12},
   "large": {"d_model": 1024, "d_ff": 2816, "num_heads": 16, "num_layers": 24},

@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 SIZES = {
+  "tiny": {"embed_dim": 64, "num_heads": 2, "mlp_dim": 128, "layers": 2},
   "small": {"embed_dim": 512, "num_heads": 6, "mlp_dim": 1024, "layers": 8},
   "base": {"embed_dim": 768, "num_heads": 12, "mlp_dim": 2048, "layers": 12},
 }

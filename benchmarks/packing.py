@@ -137,7 +137,7 @@ def _step(arguments: argparse.Namespace, stream: Any) -> Callable[[], None]:
 
   def step() -> None:
     nonlocal state, number
-    state, metrics = update(state, frozen, partitioner.put(stream(number)))
+    state, metrics = update(state, frozen, partitioner.put(stream(number), arguments.batch))
     number += 1
     float(metrics["loss"])
 

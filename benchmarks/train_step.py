@@ -28,6 +28,8 @@ from worker import Failed, Worker
 SHAPES = {  # T5 1.1's; attributes of `student.t5.T5`
   "small": (512, 6, 1024, 8),
   "base": (768, 12, 2048, 12),
+  "large": (1024, 16, 2816, 24),
+  "xl": (2048, 32, 5120, 24),
   "tiny": (64, 2, 128, 2),
 }
 _PEERS = ("hf_torch", "t5x")

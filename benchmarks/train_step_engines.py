@@ -148,11 +148,12 @@ class Ours(_Jax):
       donate_argnums=0,
       out_shardings=(beginning.shardings, None),
     )
-    self._put = partitioner.put
+    self._put, self._rows = partitioner.put, options["rows"]
     return begun
 
   def _step(self) -> float:
-    self._state, metrics = self._train(self._state, self._frozen, self._put(self._batch))
+    batch = self._put(self._batch, self._rows)
+    self._state, metrics = self._train(self._state, self._frozen, batch)
     return float(metrics["cross_entropy"])
 
 
