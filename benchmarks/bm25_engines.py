@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import worker
 
 K1, B = 0.9, 0.4
 
@@ -263,21 +263,9 @@ class Lucene(Engine):
 ENGINES = {"ours": Ours, "bm25s": Bm25s, "lucene": Lucene}
 
 
-def main() -> None:
-  """Answers until the pipe ends."""
-  answers = os.fdopen(os.dup(1), "w", buffering=1)
-  os.dup2(2, 1)  # engines print; only answers go down the pipe
-  engine = ENGINES[sys.argv[1]]()
-  for line in sys.stdin:
-    command = json.loads(line)
-    try:
-      answer = getattr(engine, command.pop("do"))(**command)
-      if "seconds" in answer:
-        answer.setdefault("peak_rss_bytes", resident())
-    except Exception as error:  # told, not raised: the others go on
-      answer = {"error": f"{type(error).__name__}: {error}"}
-    answers.write(json.dumps(answer) + "\n")
+def _with_memory(answer: dict[str, Any]) -> dict[str, Any]:
+  return {"peak_rss_bytes": resident()} | answer if "seconds" in answer else answer
 
 
 if __name__ == "__main__":
-  main()
+  worker.serve(ENGINES, _with_memory)

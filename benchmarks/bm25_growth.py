@@ -69,7 +69,8 @@ def main() -> int:
       rows.append(measure(size, arguments, Path(folder)))
     if arguments.json:  # after each: the next may take long
       config = {**bm25_report.settings(arguments), **bm25_report.machine()}
-      found = {"config": config, "sizes": rows, "fits": fits(rows, arguments.to)}
+      ours = {"sizes": rows, "fits": fits(rows, arguments.to)}
+      found = {"config": config, "ours": ours, "peers": {}, "ratios": {}}
       Path(arguments.json).write_text(json.dumps(found, indent=2) + "\n")
   print(table(rows, fits(rows, arguments.to), arguments.to))
   return int(any(row["exhaustive"]["wrong"] for row in rows))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import worker
 
 Run = Callable[[], list[np.ndarray]]  # scores of all lists
 
@@ -203,19 +203,5 @@ ENGINES: dict[str, type[Engine]] = {
 }
 
 
-def main() -> None:
-  """Answers until the input ends."""
-  engine = ENGINES[sys.argv[1]]()
-  answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what libraries print goes to the log
-  for line in sys.stdin:
-    options = json.loads(line)
-    try:
-      answer = getattr(engine, options.pop("do"))(**options)
-    except Exception as error:
-      answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-  main()
+  worker.serve(ENGINES)

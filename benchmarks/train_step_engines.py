@@ -11,8 +11,6 @@ clipped by their norm, AdamW, parameters in float32 and activations in the preci
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 import types
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import worker
 
 LEARNING_RATE, CLIP, DROPOUT = 1e-4, 1.0, 0.1
 _PEAK_SIZE = 4096  # of the square matrices whose product is the peak
@@ -278,19 +277,5 @@ class HuggingFace(Engine):
 ENGINES: dict[str, type[Engine]] = {"ours": Ours, "t5x": T5X, "hf_torch": HuggingFace}
 
 
-def main() -> None:
-  """Answers until the input ends."""
-  engine = ENGINES[sys.argv[1]]()
-  answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)  # what libraries print goes to the log
-  for line in sys.stdin:
-    options = json.loads(line)
-    try:
-      answer = getattr(engine, options.pop("do"))(**options)
-    except Exception as error:
-      answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-  main()
+  worker.serve(ENGINES)

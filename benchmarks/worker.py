@@ -1,10 +1,12 @@
-"""An engine in a process of its own, from outside; `bm25_engines.py` and others are the inside."""
+"""An engine in a process of its own: `Worker` is its outside, `serve` its inside."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,28 @@ class Worker:
     """Ends the process, whatever it does."""
     self._process.kill()
     self._process.communicate()
+
+
+def serve(
+  engines: Mapping[str, Callable[[], Any]],
+  complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> None:
+  """Is the engine that the command line names, until standard input ends.
+
+  A line there is a JSON object such as `{"do": "run", "steps": 2}`; the answer, a line on standard
+  output, is what the method of that name returns, or `{"error": ...}`, and the engine goes on.
+
+  Args:
+    engines: makes each, by its name.
+    complete: gives an answer as it is sent.
+  """
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)  # what libraries print goes to the log
+  engine = engines[sys.argv[1]]()
+  for line in sys.stdin:
+    options = json.loads(line)
+    try:
+      answer = complete(getattr(engine, options.pop("do"))(**options))
+    except Exception as error:
+      answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), file=answers, flush=True)
