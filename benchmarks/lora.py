@@ -19,6 +19,8 @@ import sys
 import time
 from typing import Any
 
+import bm25_report
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 SIZES = {
@@ -168,17 +170,19 @@ def main() -> int:
       f"activations {one['step_bytes'] / 2**30:.2f} GiB, peak {one['peak_rss_bytes'] / 2**30:.2f}",
       flush=True,
     )
-  full = ways["full"]
+  ours, full = ways["lora"], ways["full"]
+  peers = {"full": full, "lora_bfloat16_base": ways["lora_bfloat16_base"]}
+  measures = ("step_s", "state_bytes", "step_bytes")
   ratios = {
-    way: {name: full[name] / ways[way][name] for name in ("step_s", "state_bytes", "step_bytes")}
-    for way in WAYS[1:]
+    way: {name: peer[name] / ours[name] for name in measures} for way, peer in peers.items()
   }
+  print("all parameters by lora:", {name: f"{ratio:.2f}" for name, ratio in ratios["full"].items()})
   if arguments.json:
-    settings = {
-      name: value for name, value in vars(arguments).items() if name not in ("json", "way")
-    }
-    record = {"settings": settings, "measures": ways, "full_over": ratios}
-    pathlib.Path(arguments.json).write_text(json.dumps(record, indent=2) + "\n")
+    config = {name: value for name, value in vars(arguments).items() if name not in ("json", "way")}
+    bm25_report.write(
+      {"config": config | bm25_report.machine(), "ours": ours, "peers": peers, "ratios": ratios},
+      pathlib.Path(arguments.json),
+    )
   return 0
 
 
