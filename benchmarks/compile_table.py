@@ -90,8 +90,7 @@ def _of_model(model: str, machine: str) -> Iterator[Pair]:
     files = [f"models/{model}", f"runs/{run}", f"hardware/{hardware}"]
     flags = [f"--gin_file={ROOT}/gin_configs/{file}.gin" for file in files]
     flags += [f"--gin.BATCH_SIZE={rows}", f"--topology={machine}"]
-    if not reranker:
-      flags.append("--gin.SCAN_LAYERS=True")
+    flags.append("--gin.SCAN_LAYERS=True")
     if run == "answer" and model in _PROMPTS:
       flags.append(f"--gin.INPUT_LENGTH={_PROMPTS[model]}")
     yield Pair(f"{run}-{model}-{machine}", MODELS[model], rows, flags)

@@ -66,5 +66,5 @@ def load(
       raise InputError(
         f"{source}: asks for network.T5Encoder.{mine} = {want!r}, the reranker has {have!r}"
       )
-  params = read(source, found, partitioner)
+  params = read(source, found.clone(scan_layers=encoder.scan_layers), partitioner)
   return {"encoder": {name: params[name] for name in ("token_embedder", "encoder")}}

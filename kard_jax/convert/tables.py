@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -176,8 +177,8 @@ def match(table: Iterable[Entry], shapes: Mapping[str, Shape]) -> dict[str, list
   found: dict[str, list[Entry]] = {}
   for path, shape in shapes.items():
     paths = [path]
-    if path not in entries and "/layers/" in path:
-      paths = [path.replace("/layers/", f"/layers_{i}/", 1) for i in range(shape[0])]
+    if path not in entries and "/layers/" in f"/{path}":
+      paths = [re.sub(r"(^|/)layers/", rf"\1layers_{i}/", path, count=1) for i in range(shape[0])]
     if unknown := [name for name in paths if name not in entries]:
       raise InputError(
         f"the network has a parameter {unknown[0]} that no checkpoint of its family holds; load "

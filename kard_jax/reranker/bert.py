@@ -7,6 +7,7 @@ table to transformers' ones. Source: Devlin et al. 2019.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +39,7 @@ class Bert(nn.Module):
     dropout_rate: everywhere.
     dtype: of activations; norms and softmax are float32.
     remat: what a layer computes again in the backward pass, see `scanning.rematerialised`.
+    scan_layers: one set of arrays with an axis for the layers, compiled once.
   """
 
   vocab_size: int
@@ -53,6 +55,7 @@ class Bert(nn.Module):
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
   remat: str = "none"
+  scan_layers: bool = False
 
   @nn.compact
   def __call__(
@@ -69,7 +72,7 @@ class Bert(nn.Module):
       tokens_BxL: token ids; `pad_id` is padding, wherever it stands.
       segments_BxL: which segment each token is of; None: all of the first.
       first_only: give the first position's vector alone [B, 1, D]. The last layer then computes
-        nothing else.
+        nothing else, unless layers are scanned.
       deterministic: no dropout.
 
     Raises:
@@ -88,19 +91,25 @@ class Bert(nn.Module):
     x = self._embedded(tokens_BxL, segments_BxL)
     x = layers.Dropout(self.dropout_rate)(x, deterministic)
     mask_BxL = tokens_BxL != self.pad_id
-    for i in range(self.num_layers):
-      first = first_only and i == self.num_layers - 1
-      call = lambda layer, x, mask, first=first: layer(x, mask, first, deterministic)
-      layer = BertLayer(
-        self.num_heads,
-        self.mlp_dim,
-        self.activations,
-        self.norm_epsilon,
-        self.dropout_rate,
-        self.dtype,
-        name=f"layers_{i}",
-      )
-      x = scanning.rematerialised(call, self.remat)(layer, x, mask_BxL)
+    layer = functools.partial(
+      BertLayer,
+      self.num_heads,
+      self.mlp_dim,
+      self.activations,
+      self.norm_epsilon,
+      self.dropout_rate,
+      self.dtype,
+    )
+    if self.scan_layers and self.num_layers:
+      call = lambda layer, x, mask: layer(x, mask, False, deterministic)
+      stack, length = layer(name=scanning.LAYERS), self.num_layers
+      x = scanning.scan(stack, call, x, mask_BxL, length=length, remat=self.remat)
+    else:
+      for i in range(self.num_layers):
+        first = first_only and i == self.num_layers - 1
+        call = lambda layer, x, mask, first=first: layer(x, mask, first, deterministic)
+        call = scanning.rematerialised(call, self.remat)
+        x = call(layer(name=f"{scanning.LAYERS}_{i}"), x, mask_BxL)
     return x[:, :1] if first_only else x
 
   @nn.compact

@@ -52,6 +52,7 @@ class T5Encoder(nn.Module):
     dropout_rate: everywhere.
     dtype: of activations.
     remat: what encoder layers compute again in the backward pass, see `scanning.rematerialised`.
+    scan_layers: one set of arrays with an axis for the layers, compiled once.
   """
 
   vocab_size: int
@@ -64,6 +65,7 @@ class T5Encoder(nn.Module):
   dropout_rate: float = 0.0
   dtype: DTypeLike = jnp.float32
   remat: str = "none"
+  scan_layers: bool = False
   num_segments = 0  # not a field
   pad_id = 0
 
@@ -98,6 +100,7 @@ class T5Encoder(nn.Module):
       dropout_rate=self.dropout_rate,
       dtype=self.dtype,
       remat=self.remat,
+      scan_layers=self.scan_layers,
       name="encoder",
     )
     x = encoder(x, tokens_BxL > 0, deterministic=deterministic)

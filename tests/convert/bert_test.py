@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kard_jax.convert import huggingface
+from kard_jax.core import scanning
 from kard_jax.core.files import InputError
 from kard_jax.reranker import bert
 from tests.convert import folders
@@ -53,6 +54,17 @@ def test_hidden_states_are_those_of_hugging_face(name, tmp_path):
   assert np.max(np.abs(hidden[real] - want)) <= 1e-5 * np.max(np.abs(want))
   other = jax.jit(network.apply)({"params": params}, arrays["tokens"])
   assert np.max(np.abs(other[real] - want)) > 0.1  # the segments are heard
+
+
+def test_scanned_layers_are_read_and_written(tmp_path):
+  folder = folder_of(tmp_path, "bert_plain")
+  plain, network = (huggingface.network(folder, scan_layers=scan) for scan in (False, True))
+  params = huggingface.load(folder, network)
+  want = scanning.stack(huggingface.load(folder, plain))
+  jax.tree.map(np.testing.assert_array_equal, params, want)
+  huggingface.export(params, network, tmp_path / "out", like=folder)
+  stored = (tmp_path / "out" / "model.safetensors").read_bytes()
+  assert stored == (folder / "model.safetensors").read_bytes()
 
 
 @models

@@ -24,9 +24,11 @@ def test_berts_encoder(tmp_path):
 T5 = {"vocab_size": 40, "embed_dim": 20, "num_layers": 2, "num_heads": 3, "head_dim": 8}
 
 
-def test_the_encoder_half_of_t5(tmp_path):
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_the_encoder_half_of_t5(tmp_path, scan_layers):
   folder = folders.t5(tmp_path / "hf", "t5_1_1")
-  scorer = network.LateInteraction(network.T5Encoder(**T5, mlp_dim=28))
+  encoder = network.T5Encoder(**T5, mlp_dim=28, scan_layers=scan_layers)
+  scorer = network.LateInteraction(encoder)
   params = huggingface.load(folder, scorer)
   fresh = jax.eval_shape(
     scorer.init, jax.random.key(0), jnp.ones((1, 4), jnp.int32), jnp.ones((1, 1, 4), jnp.int32)

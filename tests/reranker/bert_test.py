@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kard_jax.core import scanning
 from kard_jax.core.files import InputError
 from kard_jax.reranker import bert
 
@@ -48,6 +49,24 @@ def test_remat_and_bfloat16_give_the_same(params):
   assert half.dtype == jnp.bfloat16
   difference = np.abs(half.astype(np.float32) - vectors)[TOKENS > 0].max()
   assert 0 < difference < 0.15
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_scanned_layers_give_the_same(params, remat):
+  net = bert.Bert(**SIZES, max_positions=12, scan_layers=True, remat=remat)
+  stacked = scanning.stack(params)
+  assert "layers_0" not in stacked
+  made = nn.unbox(jax.eval_shape(net.init, jax.random.key(0), TOKENS))["params"]
+  assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, stacked)
+  vectors = run(NET, params, TOKENS)
+  np.testing.assert_allclose(run(net, stacked, TOKENS), vectors, atol=1e-6)
+  np.testing.assert_allclose(run(net, stacked, TOKENS, first_only=True), vectors[:, :1], atol=1e-6)
+
+  def loss(net, params):
+    return jnp.sum(jnp.where(TOKENS[..., None] > 0, net.apply({"params": params}, TOKENS), 0) ** 3)
+
+  mine, whole = jax.grad(loss, 1)(net, stacked), scanning.stack(jax.grad(loss, 1)(NET, params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, whole)
 
 
 def test_rows_longer_than_the_table_are_told(params):
