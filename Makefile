@@ -6,11 +6,12 @@ EXTRAS = .extras
 READY = $(VENV)/.ready
 SEED ?= 0
 
-.PHONY: help setup quickstart test test-all lint types clean
+.PHONY: help setup quickstart test test-beam test-all lint types clean
 
 help:
 	@echo "make quickstart [SEED=n]  the whole method on a closed world, in minutes on two CPU cores"
 	@echo "make test                 the tests (under 10 minutes); make test-all: the slow ones too"
+	@echo "make test-beam            those that need Apache Beam, which it puts into .extras"
 	@echo "make lint | types         ruff | mypy"
 	@echo "make setup                .venv alone"
 
@@ -37,6 +38,11 @@ test: $(READY)
 $(EXTRAS)/.ready: requirements-beam.txt $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(EXTRAS) --requirement requirements-beam.txt libtpu==0.0.42.1
 	touch $@
+
+BEAM_TESTS = tests/beam_grounding_test.py tests/beam_launchers_test.py tests/retrieval/beam_blocks_test.py tests/core/pipelines_test.py
+
+test-beam: $(READY) $(EXTRAS)/.ready
+	PYTHONPATH=$(EXTRAS) $(RUN) -m pytest -n 2 -m "not slow" $(BEAM_TESTS)
 
 test-all: $(READY) $(EXTRAS)/.ready
 	PYTHONPATH=$(EXTRAS) $(RUN) -m pytest -n 2
