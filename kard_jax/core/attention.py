@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import layers, rope
+from kard_jax.core import layers, norms, rope
 from kard_jax.core.partitioning import constrain
 
 
@@ -73,8 +73,8 @@ class GroupedAttention(nn.Module):
     self.key = projection(self.num_kv_heads)
     self.value = projection(self.num_kv_heads)
     if self.normed:
-      self.query_norm = layers.RMSNorm(self.epsilon, self.dtype, axis="kv")
-      self.key_norm = layers.RMSNorm(self.epsilon, self.dtype, axis="kv")
+      self.query_norm = norms.RMSNorm(self.epsilon, self.dtype, axis="kv")
+      self.key_norm = norms.RMSNorm(self.epsilon, self.dtype, axis="kv")
     self.dropout = layers.Dropout(self.dropout_rate)
 
   def __call__(

@@ -1,4 +1,4 @@
-"""The layers of T5 and of encoders like it, in Linen, with logical axis names on every array.
+"""What the networks are built of, in Linen, with logical axis names on every array.
 
 The student (paper section 3.1) and the reranker (section 3.3) are built from these. Parameters and
 softmax are float32; `dtype` is that of activations (float32 or bfloat16; float16 overflows T5).
@@ -8,7 +8,6 @@ Parameter names follow T5X, so that its checkpoints map one to one.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -19,33 +18,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import activations, products, scanning
+from kard_jax.core import activations, products
 from kard_jax.core.partitioning import constrain
 
 MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
-
-
-class RMSNorm(nn.Module):
-  """T5's layer norm: scaled to unit root mean square, no mean taken away and no bias.
-
-  Attributes:
-    epsilon: added to the mean square.
-    dtype: of the result; the mean is taken in float32.
-    axis: logical name of the last axis.
-  """
-
-  epsilon: float = 1e-6
-  dtype: DTypeLike = jnp.float32
-  axis: str = "embed"
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-    """Normalises the last axis."""
-    init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
-    scale_D: Any = self.param("scale", init, (x.shape[-1],), jnp.float32)
-    wide = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale_D).astype(self.dtype)
 
 
 class Embedding(nn.Module):
@@ -154,66 +130,6 @@ class Dropout(nn.Module):
   def __call__(self, x: Float[Array, "*rows"], deterministic: bool) -> Float[Array, "*rows"]:
     """Drops features of x [..., L, D], the same at each L."""
     return nn.Dropout(self.rate, broadcast_dims=(-2,))(x, deterministic=deterministic)
-
-
-class RelativePositionBias(nn.Module):
-  """T5's position bias: one learnt number for each head and bucket of distance.
-
-  Half of the buckets hold one distance each, the other half grow logarithmically up to
-  `max_distance`; all farther keys share the last one.
-
-  Attributes:
-    num_heads: H.
-    bidirectional: whether keys after the query get buckets of their own (encoders).
-    num_buckets: how many, both directions together.
-    max_distance: in tokens.
-    dtype: of the bias.
-  """
-
-  num_heads: int
-  bidirectional: bool
-  num_buckets: int = 32
-  max_distance: int = 128
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, query_positions_Q: Int[Array, " Q"], key_positions_L: Int[Array, " L"]
-  ) -> Float[Array, "1 H Q L"]:
-    """The bias of each key for each query, in tokens from the start of the row."""
-    init = nn.with_logical_partitioning(
-      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), ("heads", "relpos_buckets")
-    )
-    table_HxU: Any = self.param(
-      "rel_embedding", init, (self.num_heads, self.num_buckets), jnp.float32
-    )
-    buckets_QxL = relative_buckets(
-      key_positions_L[None, :] - query_positions_Q[:, None],
-      bidirectional=self.bidirectional,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
-    )
-    return jnp.take(table_HxU.astype(self.dtype), buckets_QxL, axis=1)[None]
-
-
-def relative_buckets(
-  distance: Int[Array, "*shape"], *, bidirectional: bool, num_buckets: int, max_distance: int
-) -> Int[Array, "*shape"]:
-  """T5's bucket of each distance (key position minus query position), in tokens.
-
-  Source: Raffel et al. 2020, section 2.1; the same buckets as Mesh TensorFlow's code.
-  """
-  base = jnp.zeros_like(distance)
-  if bidirectional:
-    num_buckets //= 2
-    base = jnp.where(distance > 0, num_buckets, 0)
-    distance = jnp.abs(distance)
-  else:
-    distance = jnp.maximum(-distance, 0)
-  exact = num_buckets // 2  # distances below this have a bucket each
-  ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
-  far = exact + (ratio / math.log(max_distance / exact) * (num_buckets - exact)).astype(jnp.int32)
-  return base + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
 
 
 class KeyValues(NamedTuple):
@@ -371,133 +287,6 @@ class Mlp(nn.Module):
     features, axes = (x_BxLxD.shape[-1],), ("mlp", "embed")
     wo = Dense(features, axes, dtype=self.dtype, use_bias=self.use_bias, name="wo")
     return wo(hidden)
-
-
-class EncoderLayer(nn.Module):
-  """Self-attention, then feed-forward, each on normalised input and added to it.
-
-  Attributes: as `Encoder`.
-  """
-
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
-  activations: tuple[str, ...] = ("gelu", "linear")
-  dropout_rate: float = 0.0
-  dtype: DTypeLike = jnp.float32
-  norm_epsilon: float = 1e-6
-  own_relpos: tuple[int, int] | None = None  # buckets and distance of a bias of its own
-
-  @nn.compact
-  def __call__(
-    self,
-    x_BxLxD: Float[Array, "B L D"],
-    bias: Float[Array, "1 H L L"] | None,
-    mask: Bool[Array, "B 1 #L L"],
-    deterministic: bool = True,
-  ) -> Float[Array, "B L D"]:
-    """One layer; `mask` is True where a token may look."""
-    x = constrain(x_BxLxD, ("batch", "length", "embed"))
-    y = RMSNorm(self.norm_epsilon, self.dtype, name="pre_attention_layer_norm")(x)
-    attention = Attention(
-      self.num_heads, self.head_dim, self.dropout_rate, self.dtype, name="attention"
-    )
-    if self.own_relpos is not None:
-      positions_L = jnp.arange(x.shape[1])
-      relpos = RelativePositionBias(self.num_heads, True, *self.own_relpos, name="relpos_bias")
-      bias = relpos(positions_L, positions_L)
-    y = attention(y, y, bias=bias, mask=mask, deterministic=deterministic)
-    x = x + Dropout(self.dropout_rate)(y, deterministic)
-    y = RMSNorm(self.norm_epsilon, self.dtype, name="pre_mlp_layer_norm")(x)
-    mlp = Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype, name="mlp")
-    y = mlp(y, deterministic=deterministic)
-    x = x + Dropout(self.dropout_rate)(y, deterministic)
-    return constrain(x, ("batch", "length", "embed"))
-
-
-class Encoder(nn.Module):
-  """A stack of encoder layers over vectors that the caller has looked up.
-
-  Token vectors come from outside, so that a decoder, or a second encoder, can share the table.
-
-  Attributes:
-    num_layers: how many.
-    num_heads: H.
-    head_dim: K; H * K need not be D.
-    mlp_dim: F.
-    activations: of the feed-forward layers, see `Mlp`.
-    dropout_rate: everywhere.
-    dtype: of activations.
-    remat: what a layer computes again in the backward pass, see `scanning.rematerialised`.
-    scan_layers: one set of arrays with an axis for the layers, compiled once.
-    num_buckets: of `RelativePositionBias`.
-    max_distance: likewise.
-    norm_epsilon: of the norms.
-    relpos_per_layer: each layer has a position bias of its own; T5's share one.
-  """
-
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  mlp_dim: int
-  activations: tuple[str, ...] = ("gelu", "linear")
-  dropout_rate: float = 0.0
-  dtype: DTypeLike = jnp.float32
-  remat: str = "none"
-  scan_layers: bool = False
-  num_buckets: int = 32
-  max_distance: int = 128
-  norm_epsilon: float = 1e-6
-  relpos_per_layer: bool = False
-
-  @nn.compact
-  def __call__(
-    self,
-    embedded_BxLxD: Float[Array, "B L D"],
-    mask_BxL: Bool[Array, "B L"],
-    *,
-    segment_ids_BxL: Int[Array, "B L"] | None = None,
-    deterministic: bool = True,
-  ) -> Float[Array, "B L D"]:
-    """Encodes rows.
-
-    Args:
-      embedded_BxLxD: a vector for each token.
-      mask_BxL: True at real tokens; what stands elsewhere has no effect.
-      segment_ids_BxL: which text of a packed row a token belongs to; None means one text a row.
-      deterministic: no dropout.
-    """
-    positions_L = jnp.arange(embedded_BxLxD.shape[1])
-    buckets = (self.num_buckets, self.max_distance)
-    bias = None
-    if not self.relpos_per_layer:
-      relpos = RelativePositionBias(self.num_heads, True, *buckets, name="relpos_bias")
-      bias = relpos(positions_L, positions_L)
-    mask = mask_BxL[:, None, None, :]
-    if segment_ids_BxL is not None:
-      mask = mask & same_segment(segment_ids_BxL, segment_ids_BxL)
-    x = Dropout(self.dropout_rate)(embedded_BxLxD, deterministic)
-    layer = functools.partial(
-      EncoderLayer,
-      self.num_heads,
-      self.head_dim,
-      self.mlp_dim,
-      self.activations,
-      self.dropout_rate,
-      self.dtype,
-      self.norm_epsilon,
-      own_relpos=buckets if self.relpos_per_layer else None,
-    )
-    call = lambda layer, x, bias, mask: layer(x, bias, mask, deterministic)
-    if self.scan_layers and self.num_layers:
-      stack, length = layer(name=scanning.LAYERS), self.num_layers
-      x = scanning.scan(stack, call, x, bias, mask, length=length, remat=self.remat)
-    else:
-      call = scanning.rematerialised(call, self.remat)
-      for i in range(self.num_layers):
-        x = call(layer(name=f"{scanning.LAYERS}_{i}"), x, bias, mask)
-    x = RMSNorm(self.norm_epsilon, self.dtype, name="encoder_norm")(x)
-    return Dropout(self.dropout_rate)(x, deterministic)
 
 
 def same_segment(

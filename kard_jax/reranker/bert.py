@@ -100,6 +100,7 @@ class Bert(nn.Module):
       self.dropout_rate,
       self.dtype,
     )
+    call: scanning.Call
     if self.scan_layers and self.num_layers:
       call = lambda layer, x, mask: layer(x, mask, False, deterministic)
       stack, length = layer(name=scanning.LAYERS), self.num_layers

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from kard_jax.core import layers
+from kard_jax.core import layers, t5_encoder
 from kard_jax.core.files import InputError
 from kard_jax.core.partitioning import constrain
 from kard_jax.reranker import bert
@@ -91,7 +91,7 @@ class T5Encoder(nn.Module):
     )
     if embedded_BxLxD is not None:
       x = x + embedded_BxLxD.astype(self.dtype)
-    encoder = layers.Encoder(
+    encoder = t5_encoder.Encoder(
       num_layers=self.num_layers,
       num_heads=self.num_heads,
       head_dim=self.head_dim,

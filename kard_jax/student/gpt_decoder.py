@@ -152,7 +152,7 @@ class Shape(nn.Module):
   def make_norm(self) -> nn.Module:
     """A fresh norm of this network's kind."""
     if self.norm == "rms_norm":
-      return layers.RMSNorm(self.norm_epsilon, self.dtype)
+      return norms.RMSNorm(self.norm_epsilon, self.dtype)
     if self.norm == "layer_norm":
       return norms.LayerNorm(self.norm_epsilon, self.dtype, self.norm_affine)
     raise InputError(f"gpt.GPT.norm = {self.norm!r}: give 'layer_norm' or 'rms_norm'")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import layers, scanning
+from kard_jax.core import layers, norms, position_bias, scanning, t5_encoder
 from kard_jax.core.files import InputError
 from kard_jax.core.partitioning import constrain
 
@@ -56,15 +56,15 @@ class DecoderLayer(nn.Module):
   def setup(self) -> None:
     """Makes the parts that training and cached decoding share."""
     attention = (self.num_heads, self.head_dim, self.dropout_rate, self.dtype)
-    self.pre_self_attention_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
+    self.pre_self_attention_layer_norm = norms.RMSNorm(self.norm_epsilon, self.dtype)
     self.self_attention = layers.Attention(*attention)
-    self.pre_cross_attention_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
+    self.pre_cross_attention_layer_norm = norms.RMSNorm(self.norm_epsilon, self.dtype)
     self.encoder_decoder_attention = layers.Attention(*attention)
-    self.pre_mlp_layer_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
+    self.pre_mlp_layer_norm = norms.RMSNorm(self.norm_epsilon, self.dtype)
     self.mlp = layers.Mlp(self.mlp_dim, self.activations, self.dropout_rate, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
     if self.own_relpos is not None:
-      self.relpos_bias = layers.RelativePositionBias(self.num_heads, False, *self.own_relpos)
+      self.relpos_bias = position_bias.RelativePositionBias(self.num_heads, False, *self.own_relpos)
 
   def __call__(
     self,
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
     dtype: of activations.
     remat: what a layer computes again in the backward pass, see `scanning.rematerialised`.
     scan_layers: one set of arrays with an axis for the layers, compiled once.
-    num_buckets: of `layers.RelativePositionBias`.
+    num_buckets: of `position_bias.RelativePositionBias`.
     max_distance: likewise.
     norm_epsilon: of the norms.
     relpos_per_layer: each layer has a position bias of its own; T5's share one.
@@ -177,8 +177,8 @@ class Decoder(nn.Module):
     self.layers = self._layer() if scanned else [self._layer() for _ in range(self.num_layers)]
     if not self.relpos_per_layer:
       buckets = (self.num_buckets, self.max_distance)
-      self.relpos_bias = layers.RelativePositionBias(self.num_heads, False, *buckets)
-    self.decoder_norm = layers.RMSNorm(self.norm_epsilon, self.dtype)
+      self.relpos_bias = position_bias.RelativePositionBias(self.num_heads, False, *buckets)
+    self.decoder_norm = norms.RMSNorm(self.norm_epsilon, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
 
   def __call__(
@@ -295,7 +295,7 @@ class T5(nn.Module):
     remat: what layers compute again in the backward pass: "none", "dots", "minimal" or "full"; see
       `scanning.rematerialised`.
     scan_layers: one set of arrays for all layers of a stack, compiled once; see `core.scanning`.
-    num_buckets: of distances, see `layers.RelativePositionBias`.
+    num_buckets: of distances, see `position_bias.RelativePositionBias`.
     max_distance: in tokens; farther ones share a bucket.
     norm_epsilon: of the norms.
     relpos_per_layer: each layer has a position bias of its own, as in T5X's scanned T5 and umT5.
@@ -339,7 +339,7 @@ class T5(nn.Module):
       self.relpos_per_layer,
     )
     self.token_embedder = layers.Embedding(self.vocab_size, self.embed_dim, self.dtype)
-    self.encoder = layers.Encoder(self.num_encoder_layers, *stack)
+    self.encoder = t5_encoder.Encoder(self.num_encoder_layers, *stack)
     self.decoder = Decoder(self.num_decoder_layers, *stack)
     if not self.tied_embeddings:
       self.logits_dense = layers.Dense(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from kard_jax.core import layers
+from kard_jax.core import layers, norms, position_bias, t5_encoder
 
-ENCODER = layers.Encoder(num_layers=1, num_heads=4, head_dim=6, mlp_dim=16)
+ENCODER = t5_encoder.Encoder(num_layers=1, num_heads=4, head_dim=6, mlp_dim=16)
 
 
 def _random(*shape, seed=0):
@@ -31,7 +31,7 @@ def _params(module, *inputs):
 
 def test_rms_norm_is_x_over_its_root_mean_square():
   x = _random(3, 5) * 7 + 2
-  norm = layers.RMSNorm()
+  norm = norms.RMSNorm()
   scale = _random(5, seed=1)
   got = norm.apply({"params": {"scale": scale}}, x)
   x = np.asarray(x, np.float64)
@@ -44,8 +44,8 @@ def test_rms_norm_takes_its_mean_in_float32():
   variables = {"params": {"scale": jnp.ones(50)}}
   wide = np.asarray(x, np.float64)
   want = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + 1e-6)
-  np.testing.assert_allclose(layers.RMSNorm().apply(variables, x), want, rtol=1e-5)
-  assert layers.RMSNorm(dtype="bfloat16").apply(variables, x).dtype == jnp.bfloat16
+  np.testing.assert_allclose(norms.RMSNorm().apply(variables, x), want, rtol=1e-5)
+  assert norms.RMSNorm(dtype="bfloat16").apply(variables, x).dtype == jnp.bfloat16
 
 
 def test_embedding_looks_up_attends_and_shows_a_token_outside_its_table():
@@ -118,7 +118,7 @@ def _bucket(distance, bidirectional, num_buckets, max_distance):
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_buckets_follow_the_rule(bidirectional):
   distances = np.arange(-400, 401)
-  got = layers.relative_buckets(
+  got = position_bias.relative_buckets(
     jnp.asarray(distances), bidirectional=bidirectional, num_buckets=32, max_distance=128
   )
   want = [_bucket(int(distance), bidirectional, 32, 128) for distance in distances]
@@ -127,7 +127,7 @@ def test_buckets_follow_the_rule(bidirectional):
 
 
 def test_position_bias_depends_on_the_distance_alone():
-  bias = layers.RelativePositionBias(num_heads=2, bidirectional=False)
+  bias = position_bias.RelativePositionBias(num_heads=2, bidirectional=False)
   variables = bias.init(jax.random.key(0), jnp.arange(6), jnp.arange(6))
   full = bias.apply(variables, jnp.arange(6), jnp.arange(6))
   assert full.shape == (1, 2, 6, 6)
