@@ -57,6 +57,15 @@ _PASSAGES = 40_000_000
 _PROMPTS = {"gpt2": 768, "opt_350m": 1_792, "opt_1_3b": 1_792}
 
 
+# Meshes (data, tensor) for answering, besides the machine's own: parameters that are split by fsdp
+# are gathered anew for each token. Tensor has to divide the heads: 12, 16, 32, 64.
+_ANSWERING = {
+  "v5e-16": {"base": (16, 1), "large": (16, 1), "xl": (4, 4), "xxl": (1, 16)},
+  "v5e-256": {"base": (256, 1), "large": (256, 1), "xl": (64, 4), "xxl": (16, 16)},
+  "v5p-128": {"base": (64, 1), "large": (64, 1), "xl": (64, 1), "xxl": (16, 4)},
+}
+
+
 class Pair(NamedTuple):
   """A row or two of the table: its name, the model's, the batch, and flags of launch/compile.py."""
 
@@ -94,6 +103,12 @@ def _of_model(model: str, machine: str) -> Iterator[Pair]:
     if run == "answer" and model in _PROMPTS:
       flags.append(f"--gin.INPUT_LENGTH={_PROMPTS[model]}")
     yield Pair(f"{run}-{model}-{machine}", MODELS[model], rows, flags)
+    size = model.removeprefix("t5_1_1_")
+    if run == "answer" and size in _ANSWERING.get(machine, ()):
+      data, tensor = _ANSWERING[machine][size]
+      axes = {"DATA": data, "FSDP": 1, "TENSOR": tensor}
+      flags = [*flags, *(f"--gin.{axis}_AXIS={ways}" for axis, ways in axes.items())]
+      yield Pair(f"answer_{data}x{tensor}-{model}-{machine}", MODELS[model], rows, flags)
 
 
 def main() -> int:
@@ -135,31 +150,30 @@ def _compile(pair: Pair, rows: Path) -> None:
 
 
 _COLUMNS = (
-  "machine", "mesh", "parameters", "arguments", "temporaries", "peak of HBM", "fits", "FLOPs",
-  "collectives", "compiled in",
+  "parameters", "arguments", "temporaries", "peak of HBM", "fits", "FLOPs", "collectives",
+  "compiled in",
 )  # fmt: skip
 
 
 def _show(found: list[tuple[Pair, Path]]) -> None:
-  """The table in Markdown; then what does not fit, and what was not compiled."""
-  print(f"| what | batch | {' | '.join(_COLUMNS)} |")
-  print("|---" * (len(_COLUMNS) + 2) + "|")
+  """A table of each machine in Markdown; then what does not fit, and what was not compiled."""
   refused = []
-  for pair, place in found:
-    for report in ahead.from_json(place.read_text()) if place.exists() else ():
-      cells = ahead.cells(report)
-      cells["machine"] = pair.name.rsplit("-", 2)[1] + "-" + pair.name.rsplit("-", 1)[1]
-      name = f"{pair.model}, {report.program}"
-      if not report.fits:
-        refused.append(f"{name}, {cells['machine']}: {report.reason}")
-        cells["fits"] = "**no**"
-      print(f"| {name} | {pair.batch} | {' | '.join(cells[column] for column in _COLUMNS)} |")
-  print("\nWhat does not fit:", *(refused or ["nothing"]), sep="\n- ")
-  print(
-    "\nNot compiled:",
-    *([p.name for p, place in found if not place.exists()] or ["none"]),
-    sep="\n- ",
-  )
+  for machine in MACHINES:
+    print(f"\n### {machine}\n\n| what | batch | mesh | {' | '.join(_COLUMNS)} |")
+    print("|---" * (len(_COLUMNS) + 3) + "|")
+    for pair, place in found:
+      if not pair.name.endswith(f"-{machine}") or not place.exists():
+        continue
+      for report in ahead.from_json(place.read_text()):
+        cells = ahead.cells(report)
+        if not report.fits:
+          refused.append(f"{pair.model}, {report.program}, on {machine}: {report.reason}")
+          cells["fits"] = "**no**"
+        named = [f"{pair.model}, {report.program}", str(pair.batch), cells["mesh"]]
+        print(f"| {' | '.join([*named, *(cells[column] for column in _COLUMNS)])} |")
+  print("\nDoes not fit:", *(refused or ["nothing"]), sep="\n- ")
+  missing = [pair.name for pair, place in found if not place.exists()]
+  print("\nNot compiled:", *(missing or ["nothing"]), sep="\n- ")
 
 
 if __name__ == "__main__":
