@@ -22,16 +22,16 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kard_jax.core import ahead  # noqa: E402
+from kard_jax.core import ahead, machines  # noqa: E402
 
-# slice -> its file in gin_configs/hardware/, the batch of a train step, the batch of prompts
+# slice -> its file in gin_configs/hardware/, the batch of a train step
 MACHINES = {
-  "v4-8": ("v4_8", 32, 64),
-  "v5e-8": ("v5e_8", 32, 64),
-  "v5e-16": ("v5e_16", 32, 64),
-  "v5e-256": ("v5e_256", 256, 256),
-  "v5p-128": ("v5p_128", 64, 64),
-  "v6e-64": ("v6e_64", 64, 64),
+  "v4-8": ("v4_8", 32),
+  "v5e-8": ("v5e_8", 32),
+  "v5e-16": ("v5e_16", 32),
+  "v5e-256": ("v5e_256", 256),
+  "v5p-128": ("v5p_128", 64),
+  "v6e-64": ("v6e_64", 64),
 }
 MODELS = {  # file in gin_configs/models/ -> name
   "t5_1_1_base": "Flan-T5 base",
@@ -57,12 +57,14 @@ _PASSAGES = 40_000_000
 _PROMPTS = {"gpt2": 768, "opt_350m": 1_792, "opt_1_3b": 1_792}
 
 
-# Meshes (data, tensor) for answering, besides the machine's own: parameters that are split by fsdp
-# are gathered anew for each token. Tensor has to divide the heads: 12, 16, 32, 64.
-_ANSWERING = {
-  "v5e-16": {"base": (16, 1), "large": (16, 1), "xl": (4, 4), "xxl": (1, 16)},
-  "v5e-256": {"base": (256, 1), "large": (256, 1), "xl": (64, 4), "xxl": (16, 16)},
-  "v5p-128": {"base": (64, 1), "large": (64, 1), "xl": (64, 1), "xxl": (16, 4)},
+_ANSWERED = 64  # prompts together, on one host
+# Answering with FSDP_AXIS = 1 and a TENSOR_AXIS, besides the machine's own mesh: what fsdp splits
+# is gathered anew for each token.
+_TENSOR = {
+  "v5e": {"base": 1, "large": 1, "xl": 2, "xxl": 4},
+  "v6e": {"base": 1, "large": 1, "xl": 1, "xxl": 4},
+  "v4": {"base": 1, "large": 1, "xl": 1, "xxl": 4},
+  "v5p": {"base": 1, "large": 1, "xl": 1, "xxl": 1},
 }
 
 
@@ -79,8 +81,8 @@ def pairs() -> Iterator[Pair]:
   """All, those of the paper's models on the larger slices first."""
   slices = [*_FIRST, *(slice_ for slice_ in MACHINES if slice_ not in _FIRST)]
   names = list(MODELS)
-  for machines in (slices[: len(_FIRST)], slices[len(_FIRST) :]):
-    for machine in machines:
+  for some in (slices[: len(_FIRST)], slices[len(_FIRST) :]):
+    for machine in some:
       flags = [f"--passages={_PASSAGES}", f"--topology={machine}"]
       yield Pair(f"search-{machine}", "40 M passages", 32, flags)
       for model in names[:_PAPERS]:
@@ -91,10 +93,10 @@ def pairs() -> Iterator[Pair]:
 
 
 def _of_model(model: str, machine: str) -> Iterator[Pair]:
-  hardware, batch, prompts = MACHINES[machine]
+  hardware, batch = MACHINES[machine]
   reranker = model.startswith("reranker")
   for run, rows in (
-    {"reranker": batch} if reranker else {"student": batch, "answer": prompts}
+    {"reranker": batch} if reranker else {"student": batch, "answer": _ANSWERED}
   ).items():
     files = [f"models/{model}", f"runs/{run}", f"hardware/{hardware}"]
     flags = [f"--gin_file={ROOT}/gin_configs/{file}.gin" for file in files]
@@ -104,11 +106,11 @@ def _of_model(model: str, machine: str) -> Iterator[Pair]:
       flags.append(f"--gin.INPUT_LENGTH={_PROMPTS[model]}")
     yield Pair(f"{run}-{model}-{machine}", MODELS[model], rows, flags)
     size = model.removeprefix("t5_1_1_")
-    if run == "answer" and size in _ANSWERING.get(machine, ()):
-      data, tensor = _ANSWERING[machine][size]
-      axes = {"DATA": data, "FSDP": 1, "TENSOR": tensor}
+    tensor = _TENSOR[machine.split("-")[0]].get(size)
+    if run == "answer" and tensor:
+      axes = {"DATA": -1, "FSDP": 1, "TENSOR": tensor}
       flags = [*flags, *(f"--gin.{axis}_AXIS={ways}" for axis, ways in axes.items())]
-      yield Pair(f"answer_{data}x{tensor}-{model}-{machine}", MODELS[model], rows, flags)
+      yield Pair(f"answer_tensor_{tensor}-{model}-{machine}", MODELS[model], rows, flags)
 
 
 def main() -> int:
@@ -157,7 +159,7 @@ _COLUMNS = (
 
 def _show(found: list[tuple[Pair, Path]]) -> None:
   """A table of each machine in Markdown; then what does not fit, and what was not compiled."""
-  refused = []
+  refused, slices = [], machines.SLICES
   for machine in MACHINES:
     print(f"\n### {machine}\n\n| what | batch | mesh | {' | '.join(_COLUMNS)} |")
     print("|---" * (len(_COLUMNS) + 3) + "|")
@@ -169,7 +171,8 @@ def _show(found: list[tuple[Pair, Path]]) -> None:
         if not report.fits:
           refused.append(f"{pair.model}, {report.program}, on {machine}: {report.reason}")
           cells["fits"] = "**no**"
-        named = [f"{pair.model}, {report.program}", str(pair.batch), cells["mesh"]]
+        where = "" if report.machine == slices[machine] else ", each host"
+        named = [f"{pair.model}, {report.program}", str(pair.batch), cells["mesh"] + where]
         print(f"| {' | '.join([*named, *(cells[column] for column in _COLUMNS)])} |")
   print("\nDoes not fit:", *(refused or ["nothing"]), sep="\n- ")
   missing = [pair.name for pair, place in found if not place.exists()]

@@ -2,8 +2,9 @@
 they fit.
 
 Of a stage that trains, the train step (student or reranker); of one that answers, reading prompts
-and writing texts; with --passages, the search of a knowledge base. Nothing is computed, no weights
-are read, and no accelerator is needed: for TPUs, libtpu is (`pip install 'kard_jax[compile]'`).
+and writing texts; with --passages, the search of a knowledge base. Answering and searching are one
+host's work, as hosts do them apart. Nothing is computed, no weights are read, and no accelerator is
+needed: for TPUs, libtpu is (`pip install 'kard_jax[compile]'`).
 
 Examples:
   python launch/compile.py --gin_file=gin_configs/recipes/quickstart/6_student_kard.gin \\
@@ -39,6 +40,7 @@ from kard_jax.core.files import InputError
 
 if TYPE_CHECKING:
   from kard_jax.core.ahead import Program, Report
+  from kard_jax.core.machines import Machine
   from kard_jax.core.partitioning import Partitioner
 
 # Settings that no shape depends on: they need not be given.
@@ -84,24 +86,22 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
   if machine.chip.name == "cpu":
     with contextlib.suppress(RuntimeError):  # the backend runs already; `devices` counts
       jax.config.update("jax_num_cpu_devices", machine.chips)
-  devices = machines.devices(machine)
   reports: list[Report] = []
 
-  def compiling(mesh: Any) -> Compile:
+  def compiling(machine: Machine, mesh: Any) -> Compile:
     def run(program: Program) -> Any:
       print(f"compiling {program.name} for {machine.name} ...", file=sys.stderr, flush=True)
-      report, compiled = ahead.compile_program(
-        program, machine, mesh.shape, devices[0].device_kind, arguments.effort
-      )
+      kind = mesh.devices.flat[0].device_kind
+      report, compiled = ahead.compile_program(program, machine, mesh.shape, kind, arguments.effort)
       reports.append(report)
       return compiled
 
     return run
 
   if arguments.gin_file:
-    _compile_stage(arguments.gin_file, overrides, devices, compiling)
+    _compile_stage(arguments.gin_file, overrides, machine, compiling)
   if arguments.passages:
-    _compile_search(arguments.passages, arguments.postings, devices, compiling)
+    _compile_search(arguments.passages, arguments.postings, machine, compiling)
   print(ahead.table(reports), flush=True)
   if arguments.json:
     arguments.json.write_text(ahead.to_json(reports))
@@ -110,8 +110,8 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _compile_stage(
   gin_files: Sequence[str],
   overrides: Sequence[str],
-  devices: Sequence[Any],
-  compiling: Callable[[Any], Compile],
+  machine: Machine,
+  compiling: Callable[[Machine, Any], Compile],
 ) -> None:
   """The steps of a stage: of its gin file, or of one of models/ and one of runs/."""
   settings = config.resolve(gin_files, overrides, complete=False)
@@ -126,16 +126,18 @@ def _compile_stage(
       "gin_configs/runs/student.gin, reranker.gin or answer.gin behind one of models/"
     )
   for compile_it in found:
-    compile_it(devices, compiling)
+    compile_it(machine, compiling)
 
 
-def _train(devices: Sequence[Any], compiling: Callable[[Any], Compile]) -> None:
-  from kard_jax.core import lora, programs
+def _train(machine: Machine, compiling: Callable[[Machine, Any], Compile]) -> None:
+  from kard_jax.core import lora, machines, programs
   from tasks import features
 
   objective, trainer = _value("train.train.objective"), _value("train.train.trainer")
   lengths, batch_size = _value("train.train.lengths"), _value("train.train.batch_size")
-  trainer = dataclasses.replace(trainer, partitioner=trainer.partitioner.on(devices))
+  trainer = dataclasses.replace(
+    trainer, partitioner=trainer.partitioner.on(machines.devices(machine))
+  )
   if draw := _value("train.train.draw", None):
     batch = features.rerank_shapes(lengths, batch_size, sum(draw))
   else:
@@ -147,15 +149,17 @@ def _train(devices: Sequence[Any], compiling: Callable[[Any], Compile]) -> None:
     trained = [*lora.NAMES, *(trainer.trained or ())]
     trainer = dataclasses.replace(trainer, trained=trained)
   program = programs.train(objective, trainer, batch)
-  compiling(trainer.partitioner.mesh)(program)
+  compiling(machine, trainer.partitioner.mesh)(program)
 
 
-def _answer(devices: Sequence[Any], compiling: Callable[[Any], Compile]) -> None:
-  from kard_jax.core import programs
+def _answer(machine: Machine, compiling: Callable[[Machine, Any], Compile]) -> None:
+  from kard_jax.core import machines, programs
   from tasks import features
 
   network = _value("answer.Student.network")
-  partitioner: Partitioner = _value("answer.Student.partitioner").on(devices)
+  partitioner: Partitioner = _value("answer.Student.partitioner").on(machines.devices(machine))
+  if (host := machines.of_host(machine)) != machine:
+    partitioner = partitioner.of_host(machines.devices(host))
   writing = programs.Writing(
     network,
     1 if features.is_decoder_only(network) else 2,
@@ -166,7 +170,7 @@ def _answer(devices: Sequence[Any], compiling: Callable[[Any], Compile]) -> None
     target_length=_value("answer.Student.target_length"),
     samples=_value("answer.answer.samples"),
   )
-  run = compiling(partitioner.mesh)
+  run = compiling(host, partitioner.mesh)
   read = run(writing.read())
   if read is not None:
     run(writing.write(read))
@@ -175,17 +179,19 @@ def _answer(devices: Sequence[Any], compiling: Callable[[Any], Compile]) -> None
 def _compile_search(
   passages: int,
   postings: int | None,
-  devices: Sequence[Any],
-  compiling: Callable[[Any], Compile],
+  machine: Machine,
+  compiling: Callable[[Machine, Any], Compile],
 ) -> None:
   import numpy as np
   from jax.sharding import Mesh
 
+  from kard_jax.core import machines
   from kard_jax.core.ahead import Program
   from kard_jax.retrieval import search_xla
 
-  mesh = Mesh(np.array(devices), ("passages",))
-  run = compiling(mesh)
+  host = machines.of_host(machine)
+  mesh = Mesh(np.array(machines.devices(host)), ("passages",))
+  run = compiling(host, mesh)
   for name, lowered in search_xla.lower(mesh, passages, postings or passages * _POSTINGS, _FOUND):
     run(Program(f"search: {name}", lowered, 0, 0.0))
 

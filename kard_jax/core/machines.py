@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -65,6 +65,10 @@ _NO_TPU = {
   "TPU_WORKER_HOSTNAMES": "localhost",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # no chip is taken: several may compile at a time
 }
+
+
+# Google Cloud's hosts have four chips but for these slices, whose eight are one host's.
+_ONE_HOST = {"v5e:2x4": (2, 4, 1), "v6e:2x4": (2, 4, 1)}
 
 
 class Machine(NamedTuple):
@@ -128,7 +132,11 @@ def devices(machine: Machine) -> Sequence[jax.Device]:
   from jax.experimental import topologies
 
   try:
-    options = {"chip_config_name": "megacore"} if machine.chip.cores == 2 else {}
+    options: dict[str, Any] = {}
+    if machine.chip.cores == 2:
+      options["chip_config_name"] = "megacore"
+    if machine.name in _ONE_HOST:
+      options["chips_per_host_bounds"] = _ONE_HOST[machine.name]
     described = topologies.get_topology_desc(platform="tpu", topology_name=machine.name, **options)
   except Exception as error:  # libtpu's errors have no class of their own
     reason = " ".join(str(error).split())
@@ -140,3 +148,11 @@ def devices(machine: Machine) -> Sequence[jax.Device]:
       f"--topology={machine.name}: libtpu has {len(described.devices)} devices, not {machine.chips}"
     )
   return described.devices
+
+
+def of_host(machine: Machine) -> Machine:
+  """One of a machine's hosts, as a machine: each answers and searches by itself."""
+  shape = (2, 2, 1)[: len(machine.shape)]
+  if machine.chip.name == "cpu" or machine.name in _ONE_HOST or machine.chips <= 4:
+    return machine
+  return Machine(f"{machine.chip.name}:{'x'.join(map(str, shape))}", machine.chip, shape)

@@ -103,16 +103,18 @@ class Partitioner:
     return jax.make_mesh(sizes, tuple(self.axes), axis_types=auto, devices=devices)
 
   def of_this_host(self) -> Partitioner:
-    """The same over this process's devices alone, for what hosts do apart.
+    """The same over this process's devices alone, for what hosts do apart; see `of_host`."""
+    return self if jax.process_count() == 1 else self.of_host(jax.local_devices())
+
+  def of_host(self, devices: Sequence[jax.Device]) -> Partitioner:
+    """The same over some of the mesh's devices, those of one host.
 
     The data axis shrinks, and then fsdp where there is one; the others must fit a host.
 
     Raises:
       InputError: they do not.
     """
-    if jax.process_count() == 1:
-      return self
-    devices, sizes = jax.local_devices(), dict(self.mesh.shape)
+    sizes = dict(self.mesh.shape)
     for axis in ("data", "fsdp"):
       if axis in sizes:
         sizes[axis] = max(1, len(devices) * sizes[axis] // math.prod(sizes.values()))
