@@ -135,3 +135,18 @@ def test_axes_that_the_mesh_does_not_divide_stay_whole():
   assert constrained(jnp.zeros((8, 4))).sharding.spec == P("data", "tensor")
   assert constrained(jnp.zeros((8, 5))).sharding.spec in (P("data"), P("data", None))
   assert constrain(jnp.zeros((8, 5)), ("batch", "vocab")).shape == (8, 5)  # and without any mesh
+
+
+@pytest.mark.parametrize(
+  ("count", "sizes"), [(8, (2, 2, 2)), (4, (1, 2, 2)), (2, (1, 1, 2)), (1, None)], ids=str
+)
+def test_a_hosts_mesh_gives_up_data_then_fsdp(count, sizes):
+  whole = Partitioner({"data": 2, "fsdp": 2, "tensor": 2}, RULES)
+  devices = jax.devices()[:count]
+  if sizes is None:
+    with pytest.raises(InputError, match="its 1 devices do not hold .* lower TENSOR_AXIS"):
+      whole.of_host(devices)
+    return
+  mesh = whole.of_host(devices).mesh
+  assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+  assert list(mesh.devices.flat) == devices
