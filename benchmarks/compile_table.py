@@ -57,7 +57,8 @@ _PASSAGES = 40_000_000
 _PROMPTS = {"gpt2": 768, "opt_350m": 1_792, "opt_1_3b": 1_792}
 
 
-_ANSWERED = 64  # prompts together, on one host
+_ANSWERED = {"xl": (64, 16), "xxl": (64, 8)}  # prompts together, on one host; of others 64
+_AS = {"v5e-256": "v5e-16"}  # a host of the one is a host of the other
 # Answering with FSDP_AXIS = 1 and a TENSOR_AXIS, besides the machine's own mesh: what fsdp splits
 # is gathered anew for each token.
 _TENSOR = {
@@ -83,8 +84,9 @@ def pairs() -> Iterator[Pair]:
   names = list(MODELS)
   for some in (slices[: len(_FIRST)], slices[len(_FIRST) :]):
     for machine in some:
-      flags = [f"--passages={_PASSAGES}", f"--topology={machine}"]
-      yield Pair(f"search-{machine}", "40 M passages", 32, flags)
+      if machine not in _AS:
+        flags = [f"--passages={_PASSAGES}", f"--topology={machine}"]
+        yield Pair(f"search-{machine}", "40 M passages", 32, flags)
       for model in names[:_PAPERS]:
         yield from _of_model(model, machine)
   for machine in slices:
@@ -94,23 +96,32 @@ def pairs() -> Iterator[Pair]:
 
 def _of_model(model: str, machine: str) -> Iterator[Pair]:
   hardware, batch = MACHINES[machine]
-  reranker = model.startswith("reranker")
-  for run, rows in (
-    {"reranker": batch} if reranker else {"student": batch, "answer": _ANSWERED}
-  ).items():
-    files = [f"models/{model}", f"runs/{run}", f"hardware/{hardware}"]
-    flags = [f"--gin_file={ROOT}/gin_configs/{file}.gin" for file in files]
-    flags += [f"--gin.BATCH_SIZE={rows}", f"--topology={machine}"]
-    flags.append("--gin.SCAN_LAYERS=True")
-    if run == "answer" and model in _PROMPTS:
-      flags.append(f"--gin.INPUT_LENGTH={_PROMPTS[model]}")
-    yield Pair(f"{run}-{model}-{machine}", MODELS[model], rows, flags)
-    size = model.removeprefix("t5_1_1_")
-    tensor = _TENSOR[machine.split("-")[0]].get(size)
-    if run == "answer" and tensor:
-      axes = {"DATA": -1, "FSDP": 1, "TENSOR": tensor}
-      flags = [*flags, *(f"--gin.{axis}_AXIS={ways}" for axis, ways in axes.items())]
-      yield Pair(f"answer_tensor_{tensor}-{model}-{machine}", MODELS[model], rows, flags)
+  run = "reranker" if model.startswith("reranker") else "student"
+  yield _pair(run, model, machine, batch, hardware)
+  if run == "reranker" or machine in _AS:
+    return
+  size = model.removeprefix("t5_1_1_")
+  batches = _ANSWERED.get(size, (64,))
+  for rows in batches:
+    yield _pair("answer", model, machine, rows, hardware)
+  if tensor := _TENSOR[machine.split("-")[0]].get(size):
+    yield _pair("answer", model, machine, batches[-1], hardware, tensor)
+
+
+def _pair(
+  run: str, model: str, machine: str, rows: int, hardware: str, tensor: int | None = None
+) -> Pair:
+  files = [f"models/{model}", f"runs/{run}", f"hardware/{hardware}"]
+  macros = {"BATCH_SIZE": rows, "SCAN_LAYERS": True}
+  name = f"{run}_{rows}"
+  if run == "answer" and model in _PROMPTS:
+    macros["INPUT_LENGTH"] = _PROMPTS[model]
+  if tensor:
+    macros |= {"DATA_AXIS": -1, "FSDP_AXIS": 1, "TENSOR_AXIS": tensor}
+    name += f"_tensor_{tensor}"
+  flags = [f"--gin_file={ROOT}/gin_configs/{file}.gin" for file in files]
+  flags += [f"--gin.{macro}={value}" for macro, value in macros.items()]
+  return Pair(f"{name}-{model}-{machine}", MODELS[model], rows, [*flags, f"--topology={machine}"])
 
 
 def main() -> int:
@@ -174,6 +185,8 @@ def _show(found: list[tuple[Pair, Path]]) -> None:
         where = "" if report.machine == slices[machine] else ", each host"
         named = [f"{pair.model}, {report.program}", str(pair.batch), cells["mesh"] + where]
         print(f"| {' | '.join([*named, *(cells[column] for column in _COLUMNS)])} |")
+    if machine in _AS:
+      print(f"\nAnswering and searching: as on {_AS[machine]}, whose hosts have the same chips.")
   print("\nDoes not fit:", *(refused or ["nothing"]), sep="\n- ")
   missing = [pair.name for pair, place in found if not place.exists()]
   print("\nNot compiled:", *(missing or ["nothing"]), sep="\n- ")

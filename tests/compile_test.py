@@ -203,13 +203,19 @@ def test_loops_of_a_tpu(changed, times):
   assert found == {"collective-permute": hlo.Collective(times, times * 8 * 4 * 2)}
 
 
-def test_what_does_not_fit_is_told_with_the_compilers_figures():
+@pytest.mark.parametrize(
+  "said",
+  [
+    "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 22.81G of 15.75G "
+    "hbm. Exceeded hbm capacity by 7.06G.",
+    "Ran out of memory on HBM, the total memory required for HLO temporaries (22.81G) exceeds "
+    "available HBM (15.75G).",
+  ],
+)
+def test_what_does_not_fit_is_told_with_the_compilers_figures(said):
   class Lowered:
     def compile(self, compiler_options):
-      raise jax.errors.JaxRuntimeError(
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
-        "hbm. Used 22.81G of 15.75G hbm. Exceeded hbm capacity by 7.06G."
-      )
+      raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
 
   program = ahead.Program("train", Lowered(), 11_000_000_000, 1e15)
   report, compiled = ahead.compile_program(

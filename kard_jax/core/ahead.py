@@ -22,7 +22,11 @@ UTILISATION = (
   0.4  # of the chips' peak, for estimates of time: what a good run of such sizes reaches
 )
 
-_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# The compiler says it in two ways.
+_MEMORY = re.compile(
+  r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"
+  r"|required for HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"
+)
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 
 
@@ -122,7 +126,7 @@ def compile_program(
     found = _MEMORY.search(str(error))
     if not found:
       raise
-    used, there = (round(float(found[i]) * _UNITS[found[i + 1]]) for i in (1, 3))
+    used, there = _bytes(*filter(None, found.groups()))
     return (
       report._replace(
         peak=used,
@@ -147,6 +151,13 @@ def compile_program(
     collectives=hlo.collectives(compiled.as_text() or ""),
     compiling=spent,
   ), compiled
+
+
+def _bytes(*sizes: str) -> tuple[int, ...]:
+  """(22.81, "G", ...) -> bytes of each."""
+  return tuple(
+    round(float(size) * _UNITS[unit]) for size, unit in zip(sizes[::2], sizes[1::2], strict=True)
+  )
 
 
 def table(reports: Sequence[Report]) -> str:

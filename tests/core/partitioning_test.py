@@ -144,7 +144,7 @@ def test_a_hosts_mesh_gives_up_data_then_fsdp(count, sizes):
   whole = Partitioner({"data": 2, "fsdp": 2, "tensor": 2}, RULES)
   devices = jax.devices()[:count]
   if sizes is None:
-    with pytest.raises(InputError, match="its 1 devices do not hold .* lower TENSOR_AXIS"):
+    with pytest.raises(InputError, match=r"its 1 devices do not hold .* lower TENSOR_AXIS"):
       whole.of_host(devices)
     return
   mesh = whole.of_host(devices).mesh
