@@ -55,6 +55,7 @@ def train(
   initial: str | None = None,
   lora: lora_lib.Lora | None = None,
   cache: str | None = None,
+  by: Callable[..., loop.Run] = loop.train,
 ) -> None:
   """Trains an objective on a task of a dataset; writes checkpoints and metrics to `folder`.
 
@@ -75,6 +76,7 @@ def train(
       trained, a Hugging Face model's folder, or its name on the Hub; None begins from random ones.
     lora: adapters to train instead of the network's own parameters.
     cache: a folder that `seqio_cache_tasks` wrote; its tokens are taken, which changes no batch.
+    by: the loop; its `check`, where it has one, says first what it cannot do.
 
   Raises:
     InputError: a file is missing or wrong, the network's vocabulary is too small, or what is
@@ -125,11 +127,13 @@ def train(
   if lora is not None:
     objective = lora_lib.Adapted(objective, lora)
     trainer = dataclasses.replace(trainer, trained=[*lora_lib.NAMES, *(trainer.trained or ())])
+  if check := getattr(by, "check", None):
+    check(trainer, evaluates=bool(validation))
   output = stage.keeps(folder)  # last: what was wrong so far has begun nothing
   if begin is not None:
     with hosts.lead_first("the run's origin"):
       begin.record(output, lora, trainer)
-  run = loop.train(
+  run = by(
     objective,
     stream,
     output,

@@ -12,6 +12,8 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib
+import importlib.util
 import logging
 import os
 import pathlib
@@ -30,6 +32,11 @@ from kard_jax.core.files import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # where `gin_configs/` stands
 WORKDIR, STAGES = "WORKDIR", "STAGES"
+_INSTALL_T5X = (
+  "Install it: pip install --no-deps -r requirements-t5x.txt (docs/t5x.md); or leave out "
+  "gin_configs/t5x/"
+)
+_T5X = "t5x/"  # of the gin files in T5X's package
 _TIMES = {f"{name.upper()}_TIMEOUT": name for name in hosts.Times._fields}  # seconds, see there
 _READ_HERE = {WORKDIR, STAGES, *_TIMES}  # macros that launchers read themselves
 _ON_ALL_HOSTS = {"train", "answer", "ground", "rerank"}  # stages that several hosts share
@@ -116,10 +123,25 @@ def find(gin_file: str) -> pathlib.Path:
   Raises:
     InputError: neither place has it.
   """
-  for path in (pathlib.Path(gin_file), ROOT / gin_file):
+  places = [pathlib.Path(gin_file), ROOT / gin_file]
+  if gin_file.startswith(_T5X):
+    places.append(_beside_t5x() / gin_file)
+  for path in places:
     if path.is_file():
       return path
   raise InputError(f"{gin_file}: no such gin file, neither here nor below {ROOT}")
+
+
+def _beside_t5x() -> pathlib.Path:
+  """The folder that holds T5X's package, which is not imported for it.
+
+  Raises:
+    InputError: there is no such package.
+  """
+  found = importlib.util.find_spec("t5x")
+  if found is None or not found.submodule_search_locations:
+    raise InputError(f"T5X is not installed. {_INSTALL_T5X}")
+  return pathlib.Path(found.submodule_search_locations[0]).parent
 
 
 def resolve(
@@ -145,8 +167,8 @@ def resolve_unchecked(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
   """As `resolve`, without looking at macros."""
   bindings: dict[str, Binding] = {}
   mentioned: set[str] = set()
-  for gin_file in gin_files:
-    for key, binding in _all_statements(str(gin_file)):
+  for gin_file in _layers(gin_files):
+    for key, binding in _all_statements(gin_file):
       bindings[key] = binding
       mentioned.update(binding.macros)
   for override in overrides:
@@ -163,6 +185,19 @@ def resolve_unchecked(gin_files: Sequence[str], overrides: Sequence[str] = ()) -
         f"{where}: not a gin value. Text needs quotes inside quotes: --gin.{name}=\"'{value}'\""
       ) from None
   return Settings(bindings, tuple(map(str, gin_files)), tuple(overrides), frozenset(mentioned))
+
+
+def _layers(gin_files: Sequence[str]) -> list[str]:
+  """Gin files in the order in which they are read: those with T5X's run files in them come first.
+
+  What T5X's set are defaults, BATCH_SIZE = 128 among them, wherever the file was given.
+  """
+  files = [str(gin_file) for gin_file in gin_files]
+  return sorted(files, key=lambda gin_file: not any(map(_is_t5x, _all_statements(gin_file))))
+
+
+def _is_t5x(statement: tuple[str, Binding]) -> bool:
+  return statement[1].where.startswith(_T5X)
 
 
 def _all_statements(
@@ -333,11 +368,23 @@ def activate(settings: Settings, *, complete: bool = True) -> None:
   gin.add_config_file_search_path(str(ROOT))
   try:
     with _quiet():
+      if any(map(_is_t5x, settings.bindings.items())):
+        _prepare_t5x()
       gin.parse_config_files_and_bindings(
-        list(settings.files), list(settings.overrides), finalize_config=complete
+        _layers(settings.files), list(settings.overrides), finalize_config=complete
       )
   except (ValueError, ImportError, AttributeError, NameError, OSError, TypeError) as error:
     raise InputError(" ".join(str(error).split())) from error
+
+
+def _prepare_t5x() -> None:
+  """T5X's gin files import `__main__`, which is to be its own `train.py`: it has that `train`."""
+  gin.add_config_file_search_path(str(_beside_t5x()))
+  try:
+    t5x_train = importlib.import_module("t5x.train")
+  except ImportError as error:
+    raise InputError(f"T5X cannot be imported ({error}). {_INSTALL_T5X}") from error
+  sys.modules["__main__"].train = t5x_train.train  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
