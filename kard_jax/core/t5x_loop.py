@@ -12,97 +12,57 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import metric_writers
-from clu import metrics as clu_metrics
 from clu.data import dataset_iterator
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from t5x import checkpoints, metrics, models, optimizers, partitioning, train_state, utils
+from t5x import checkpoints, metrics, optimizers
 from t5x import trainer as t5x_trainer
 
-from kard_jax.core import hosts, monitor
+from kard_jax.core import exits, hosts, monitor, stopping, t5x_model
 from kard_jax.core import train as loop
 from kard_jax.core.files import InputError, PathLike
 from kard_jax.core.objective import Batch, Objective, Params
-from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.state import Beginning, State
 
 CHECKPOINTS = "t5x"  # in the run's folder: T5X's own, from which a killed run goes on
 VALIDATION = "validation"
 
 
-class Model(models.BaseModel):
-  """An objective as T5X's trainer knows a model.
+class Trainer(t5x_trainer.Trainer):
+  """T5X's trainer for losses that are sums: gradients are divided once, by the summed weight.
 
-  Its loss is a sum: `Trainer` divides the gradients once, by the weight of the whole batch.
-
-  Attributes:
-    objective: the network and its loss.
-    optimizer_def: T5X's wrapper of an Optax transformation.
+  Before the steps between two rows of figures it looks whether SIGTERM came; then T5X saves.
   """
 
-  FEATURE_CONVERTER_CLS = None  # batches come converted
-
-  def __init__(self, objective: Objective, optimizer_def: Any):
-    super().__init__(optimizer_def=optimizer_def)
-    self.objective = objective
-
-  def loss_fn(
-    self, params: Params, batch: Batch, dropout_rng: jax.Array | None
-  ) -> tuple[jax.Array, dict[str, Any]]:
-    """The summed loss, and the metrics with their weights; `loss` has the loss's own."""
-    loss = self.objective.loss(params, batch, dropout_rng)
-    means = {name: mean for name, mean in loss.metrics.items() if name != "loss"}
-    averages = {name: _average(mean.total, mean.weight) for name, mean in means.items()}
-    return loss.total, averages | {"loss": _average(loss.total, loss.weight)}
-
-  def get_initial_variables(
-    self,
-    rng: jax.Array,
-    input_shapes: Mapping[str, Sequence[int]],
-    input_types: Mapping[str, Any] | None = None,
-  ) -> dict[str, Params]:
-    """Fresh parameters for batches of such shapes."""
-    types = input_types or {}
-    batch = {
-      name: jnp.zeros(shape, types.get(name, jnp.float32)) for name, shape in input_shapes.items()
-    }
-    return {"params": nn.meta.unbox(self.objective.init(rng, batch))}
-
-  def predict_batch_with_aux(self, params: Params, batch: Batch, rng: Any = None) -> Any:
-    """Not here: `launch/answer.py` and `launch/rerank.py` use what was trained."""
-    raise NotImplementedError("T5X trains here; launch/answer.py and launch/rerank.py predict")
-
-  score_batch = predict_batch_with_aux
-
-
-def _average(total: jax.Array, weight: jax.Array) -> Any:
-  return clu_metrics.Average(total=total, count=jnp.asarray(weight, jnp.float32))
-
-
-class Trainer(t5x_trainer.Trainer):
-  """T5X's trainer for losses that are sums: gradients are divided once, by the summed weight."""
-
-  def __init__(self, ours: loop.Trainer, rows: monitor.JsonlWriter | None, **arguments: Any):
-    """Takes our trainer, where rows of figures go besides, and what T5X gives its trainers."""
+  def __init__(
+    self, ours: loop.Trainer, lines: _Lines | None, stop: stopping.Stop, **arguments: Any
+  ):
+    """Takes our trainer, where figures go besides TensorBoard, and what T5X gives its trainers."""
     schedule = getattr(ours.optimizer, "schedule", None)
     rate = schedule(ours.steps) if schedule else lambda step: jnp.asarray(math.nan)
     super().__init__(
       learning_rate_fn=rate, num_microbatches=ours.partitioner.microbatches, **arguments
     )
     self._ours = ours
-    if rows is not None:
+    self._stop = stop
+    if lines is not None:
       managers = {"train": self.train_metrics_manager, **self.eval_metrics_managers}
       for name, manager in managers.items():
-        manager._writer = metric_writers.MultiWriter([manager._writer, _Named(rows, name)])
+        manager._writer = metric_writers.MultiWriter([manager._writer, _Figures(lines, name)])
+
+  def train(self, batch_iter: Any, num_steps: int, start_step: int | None = None) -> Any:
+    """T5X's steps up to the next row of figures."""
+    if self._stop.now():
+      raise t5x_trainer.PreemptionError("SIGTERM")
+    return super().train(batch_iter, num_steps, start_step)
 
   def _get_step_rng(self, step: Any) -> jax.Array:
     return jax.random.fold_in(jax.random.key(self._ours.seed), step)  # dropout's, as `core.train`'s
@@ -130,108 +90,51 @@ class Trainer(t5x_trainer.Trainer):
     )
 
 
-class _Named(metric_writers.MetricWriter):
-  """A writer for figures that are named by what they are of."""
+class _Lines:
+  """`metrics.jsonl` and what is printed of it."""
 
-  def __init__(self, rows: monitor.JsonlWriter, name: str):
-    self._rows = rows
+  def __init__(self, folder: epath.Path, begin: int, steps: int):
+    self.rows = monitor.JsonlWriter(folder / monitor.METRICS, begin)
+    self._name = folder.name
+    self._steps = steps
+    self._spoke = time.monotonic()
+    if begin:
+      print(f"{folder.name}: T5X goes on at step {begin} of {steps}", flush=True)
+
+  def tell(self, name: str, step: int, values: Mapping[str, Any]) -> None:
+    """Prints an evaluation, and the training loss now and then."""
+    if name == VALIDATION:
+      shown = "  ".join(f"{key} {value:.4f}" for key, value in sorted(values.items()))
+      print(f"{self._name}: step {step}/{self._steps} validation {shown}", flush=True)
+    elif "loss" in values and time.monotonic() - self._spoke > 20:
+      self._spoke = time.monotonic()
+      print(f"{self._name}: step {step}/{self._steps} loss {values['loss']:.4f}", flush=True)
+
+  def close(self) -> None:
+    self.rows.close()
+
+
+class _Figures(metric_writers.MetricWriter):
+  """T5X's figures of one kind as rows and lines; `train/timing/...` goes to TensorBoard alone."""
+
+  def __init__(self, lines: _Lines, name: str):
+    self._lines = lines
     self._name = name
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    self._rows.write_scalars(step, {f"{self._name}/{key}": v for key, v in scalars.items()})
+    values = {key: float(value) for key, value in scalars.items() if "/" not in key}
+    if values:
+      named = {f"{self._name}/{key}": value for key, value in values.items()}
+      self._lines.rows.write_scalars(step, named)
+      self._lines.tell(self._name, step, values)
 
   def flush(self) -> None:
-    self._rows.flush()
+    self._lines.rows.flush()
 
   def _pass_over(self, *_: Any, **__: Any) -> None: ...
 
   close = write_summaries = write_images = write_videos = write_audios = _pass_over
   write_texts = write_histograms = write_pointcloud = write_hparams = _pass_over
-
-
-class OnMesh(partitioning.BasePjitPartitioner):
-  """Our mesh and axis rules in the place of T5X's: the hardware layers in gin serve both loops."""
-
-  def __init__(self, ours: Partitioner, shardings: State):
-    super().__init__(num_partitions=1)
-    self._ours = ours
-    self._shardings = shardings
-    (self._data_axis,) = ours.batch_sharding.spec
-
-  @property
-  def mesh(self) -> Mesh:
-    """The mesh."""
-    return self._ours.mesh
-
-  def get_mesh_axes(self, train_state: Any) -> Any:
-    """The state with a `PartitionSpec` for each array."""
-    specs = jax.tree.map(lambda sharding: sharding.spec, self._shardings)
-    return _t5x_state(train_state._optimizer.optimizer_def, specs)
-
-  def partition(
-    self,
-    fn: Callable[..., Any],
-    in_axis_resources: Any,
-    out_axis_resources: Any,
-    static_argnums: Any = (),
-    donate_argnums: Any = (),
-  ) -> Any:
-    """`jax.jit` with shardings from specs, traced where logical axis names mean our mesh."""
-    jitted = jax.jit(
-      fn,
-      in_shardings=self._named(in_axis_resources),
-      out_shardings=self._named(out_axis_resources),
-      static_argnums=static_argnums,
-      donate_argnums=donate_argnums,
-    )
-    return _Partitioned(jitted, self._ours)
-
-  def _named(self, axes: Any) -> Any:
-    if axes is None:
-      return self._ours.replicated
-    if type(axes) is tuple:
-      return tuple(map(self._named, axes))
-    return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), axes, is_leaf=_is_spec)
-
-
-def _is_spec(leaf: Any) -> bool:
-  return isinstance(leaf, PartitionSpec)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Partitioned:
-  """A jitted function that is traced under our mesh."""
-
-  jitted: Any
-  ours: Partitioner
-
-  def __call__(self, *arguments: Any) -> Any:
-    with self.ours.active():
-      return self.jitted(*arguments)
-
-  def lower(self, *arguments: Any) -> Any:
-    with self.ours.active():
-      return self.jitted.lower(*arguments)
-
-
-def _t5x_state(definition: Any, state: State) -> Any:
-  inner = optimizers.OptimizerState(step=state.step, param_states=state.opt_state)
-  return train_state.FlaxOptimTrainState(optimizers.Optimizer(definition, inner, state.params))
-
-
-class _Initializer(utils.TrainStateInitializer):
-  """Begins T5X's state with the parameters that `core.train` would begin with."""
-
-  def __init__(self, beginning: Beginning, *, optimizer_def: Any, partitioner: Any, **_: Any):
-    self._beginning = beginning
-    self._definition = optimizer_def
-    self.global_train_state_shape = _t5x_state(optimizer_def, nn.meta.unbox(beginning.shapes))
-    self.train_state_axes = partitioner.get_mesh_axes(self.global_train_state_shape)
-
-  def from_scratch(self, init_rng: Any) -> Any:
-    """The state at step 0."""
-    del init_rng  # the trainer's seed, as in `core.train`
-    return _t5x_state(self._definition, self._beginning.begin_fresh()[0])
 
 
 class _Stream(dataset_iterator.DatasetIterator):
@@ -330,33 +233,35 @@ class Loop:
     own.mkdir(parents=True, exist_ok=True)
     begin = max(checkpoints.all_steps(str(own)), default=0)  # where T5X goes on
     with contextlib.ExitStack() as stack:
+      stop = stack.enter_context(stopping.Stop(partitioner))
       stream = stack.enter_context(contextlib.closing(_Stream(batches, rows, begin)))
-      lines = _lines(place, begin, stack)
-      _, last = self.train(
-        model=Model(objective, optimizers.OptaxWrapper(tx)),
-        model_dir=str(own),
-        partitioner=OnMesh(partitioner, beginning.shardings),
-        trainer_cls=functools.partial(Trainer, trainer, lines),
-        train_state_initializer_cls=functools.partial(_Initializer, beginning),
-        get_dataset_fn=lambda *_: stream,
-        train_eval_get_dataset_fn=lambda *_: {VALIDATION: _Fixed(held_out)},
-        **({} if held_out else {"train_eval_dataset_cfg": None}),
-      )
+      lines = None
+      if hosts.is_lead():
+        lines = stack.enter_context(contextlib.closing(_Lines(place, begin, trainer.steps)))
+      try:
+        _, last = self.train(
+          model=t5x_model.Model(objective, optimizers.OptaxWrapper(tx)),
+          model_dir=str(own),
+          partitioner=t5x_model.OnMesh(partitioner, beginning.shardings),
+          trainer_cls=functools.partial(Trainer, trainer, lines, stop),
+          train_state_initializer_cls=functools.partial(t5x_model.Initializer, beginning),
+          get_dataset_fn=lambda *_: stream,
+          train_eval_get_dataset_fn=lambda *_: {VALIDATION: _Fixed(held_out)},
+          **({} if held_out else {"train_eval_dataset_cfg": None}),
+        )
+      except t5x_trainer.PreemptionError:
+        raise exits.Stopped("stopped by SIGTERM; T5X saved, and the next run goes on") from None
     state = State(last.step, last.params, last.param_states)
     figures = loop.Evaluation(objective, partitioner, held_out)(state.params, {})
-    if not math.isfinite(figures.get("loss", 0.0)):
-      raise loop.NotFinite(f"{folder}: the loss at the end is {figures['loss']}")
-    step = int(state.step)
-    with trainer.kept.open(place) as saved:
-      if saved.latest != step:
-        saved.save(step, state, figures or None)
+    self._save(state, figures, place, trainer)
     return loop.Run(state, figures)
 
-
-def _lines(
-  folder: epath.Path, begin: int, stack: contextlib.ExitStack
-) -> monitor.JsonlWriter | None:
-  """`metrics.jsonl`, which the first process writes."""
-  if not hosts.is_lead():
-    return None
-  return stack.enter_context(contextlib.closing(monitor.JsonlWriter(folder / monitor.METRICS, begin)))
+  def _save(
+    self, state: State, figures: Mapping[str, float], folder: epath.Path, trainer: loop.Trainer
+  ) -> None:
+    """A checkpoint of the end, as `core.train` writes it."""
+    if not math.isfinite(optax.tree.norm(state.params)):
+      raise loop.NotFinite(f"{folder}: parameters at the end are not finite; lower LEARNING_RATE")
+    with trainer.kept.open(folder) as saved:
+      if saved.latest != int(state.step):
+        saved.save(int(state.step), state, figures or None)
