@@ -288,10 +288,12 @@ def idle_overrides(settings: Settings) -> list[str]:
 
 def _used_by_siblings(settings: Settings) -> frozenset[str]:
   """The macros that other stages of the same recipe use: stages share a file of macros."""
+  places = [binding.where for binding in settings.bindings.values()]
+  files = {place.rpartition(":")[0] for place in places if not place.startswith("--gin.")}
   folders = {path.parent for some in _shared(settings) for path in some}
   return frozenset(
     macro
-    for folder in sorted({find(settings.files[0]).parent, *folders})
+    for folder in sorted({*(find(file).parent for file in {settings.files[0], *files}), *folders})
     for path in stage_files(folder)
     for _, binding in _all_statements(str(path))
     for macro in binding.macros
@@ -300,7 +302,7 @@ def _used_by_siblings(settings: Settings) -> frozenset[str]:
 
 def stage_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """The numbered gin files of a recipe, `1_prepare.gin` to `9_score.gin`, in their order."""
-  return sorted((p for p in folder.glob("*.gin") if re.match(r"\d+_", p.name)), key=_place)
+  return sorted(filter(_is_numbered, folder.glob("*.gin")), key=_place)
 
 
 def _place(path: pathlib.Path) -> tuple[int, str]:
@@ -407,8 +409,16 @@ def _quiet() -> Iterator[None]:
 
 
 def stage_name(settings: Settings) -> str:
-  """`gin_configs/recipes/x/3_student_kard.gin` -> `student_kard`."""
-  return stage_name_of(pathlib.Path(settings.files[0]))
+  """`gin_configs/recipes/x/3_student_kard.gin` -> `student_kard`.
+
+  Of several files the first with a number is the stage's own; where none has one, the first.
+  """
+  paths = [pathlib.Path(gin_file) for gin_file in settings.files]
+  return stage_name_of(next(filter(_is_numbered, paths), paths[0]))
+
+
+def _is_numbered(path: pathlib.Path) -> bool:
+  return re.match(r"\d+_", path.name) is not None
 
 
 def stage_name_of(path: pathlib.Path) -> str:

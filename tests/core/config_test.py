@@ -306,3 +306,90 @@ def test_a_stage_alone_takes_what_the_whole_recipe_takes(tmp_path):
   )
   assert done.stdout.startswith("note: --gin.SOURCE changes nothing here; other stages use it\n")
   assert "questions/test.jsonl: no such file" in done.stderr
+
+
+_T5X_FILES = {
+  **dict.fromkeys([f"t5x/{place}__init__.py" for place in ("", "configs/", "configs/runs/")], ""),
+  "t5x/configs/runs/run.gin": """\
+from __gin__ import dynamic_registration
+import __main__ as faked_script
+BATCH_SIZE = 128
+MODEL = %gin.REQUIRED
+faked_script.train.model = %MODEL
+faked_script.train.batch_size = %BATCH_SIZE
+""",
+}
+LAYER = """\
+from __gin__ import dynamic_registration
+from launch import fake
+from t5x import train as faked_train
+include 't5x/configs/runs/run.gin'
+MODEL = None
+fake.fake.text = @faked_train.train
+"""
+
+
+def faked_train(model=None, batch_size=0):
+  """T5X's `train`; gin keeps the first that it has seen."""
+  return batch_size
+
+
+_TRAIN = types.ModuleType("t5x.train")
+_TRAIN.train = faked_train
+
+
+@pytest.fixture
+def t5x(tmp_path, monkeypatch):
+  """A package in T5X's place, whether it is installed or not."""
+  for name in [name for name in sys.modules if name.split(".")[0] == "t5x"]:
+    monkeypatch.delitem(sys.modules, name)
+  for name, text in _T5X_FILES.items():
+    path = tmp_path / "site" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  monkeypatch.syspath_prepend(str(tmp_path / "site"))
+  monkeypatch.setitem(sys.modules, "t5x.train", _TRAIN)
+  monkeypatch.setattr(sys.modules["__main__"], "train", None, raising=False)
+  yield
+  for name in [name for name in sys.modules if name.split(".")[0] == "t5x"]:
+    del sys.modules[name]
+
+
+@pytest.mark.parametrize("files", [["layer.gin", "1_stage.gin"], ["1_stage.gin", "layer.gin"]])
+def test_what_t5x_sets_is_a_default_wherever_its_file_is_given(run, write, t5x, files):
+  write(layer=LAYER, **{"1_stage": "BATCH_SIZE = 8\n"})
+  settings = config.resolve(files)
+  assert settings.value("BATCH_SIZE") == 8
+  assert config.resolve(["layer.gin"]).value("BATCH_SIZE") == 128
+  assert config.resolve(files, ["BATCH_SIZE=4"]).value("BATCH_SIZE") == 4
+  assert config.stage_name(settings) == "stage"
+  config.activate(settings)
+  train = gin.query_parameter("launch.fake.fake.text").configurable.wrapper
+  assert train() == 8  # T5X's own `train`, by its run file's `__main__`
+
+
+def test_what_t5x_requires_must_be_bound(write, t5x):
+  write(layer=LAYER.replace("MODEL = None\n", ""))
+  with pytest.raises(InputError, match=r"t5x/configs/runs/run.gin:4: set MODEL"):
+    config.resolve(["layer.gin"])
+
+
+def test_a_missing_t5x_is_told_with_the_command(run, write, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "t5x", None)
+  write(layer=LAYER)
+  assert run("--gin_file=layer.gin") == 2
+  error = capsys.readouterr().err
+  assert error.startswith("error: layer.gin:4: T5X is not installed.")
+  assert "pip install --no-deps -r requirements-t5x.txt (docs/t5x.md)" in error
+
+
+def test_a_t5x_without_its_needs_is_told_with_the_command(
+  run, write, t5x, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.delitem(sys.modules, "t5x.train")
+  (tmp_path / "site" / "t5x" / "train.py").write_text("import no_such_airio\n")
+  write(layer=LAYER)
+  assert run("--gin_file=layer.gin", "--gin.COUNT=1") == 2
+  error = capsys.readouterr().err
+  assert "T5X cannot be imported (No module named 'no_such_airio')" in error
+  assert "requirements-t5x.txt" in error
