@@ -1,0 +1,1 @@
+"""A package, so that gin finds these files from any directory."""
