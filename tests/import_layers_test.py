@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -24,6 +25,7 @@ LEAVES = {
   "answer_parser",
   "exemplars",
 }  # all but core know these
+T5X = {"kard_jax.core.t5x_loop", "kard_jax.core.t5x_model"}
 LEVELS = {
   **dict.fromkeys(["core"], 0),
   **dict.fromkeys(LEAVES, 1),
@@ -152,6 +154,12 @@ def test_rivals_that_start_a_backend_are_for_tests_and_benchmarks():
   assert users == {"kard_jax.convert.check"}
 
 
+def test_t5x_is_for_its_own_two_modules():
+  """It may be absent: what all others need must not need it."""
+  assert importers("t5x", SHIPPED.values()) == T5X
+  assert not {n for name in T5X for n in importers(name, SHIPPED.values())} - T5X
+
+
 def test_nothing_is_pickled():
   for package in ("pickle", "cloudpickle", "joblib", "dill"):
     assert not importers(package, SHIPPED.values())
@@ -176,10 +184,11 @@ for name in {LIGHT}:
 
 
 def test_no_import_queries_a_device():
+  here = sorted(SHIPPED if importlib.util.find_spec("t5x") else SHIPPED.keys() - T5X)
   code = f"""
 import importlib
 from jax._src import xla_bridge
-for name in {sorted(SHIPPED)}:
+for name in {here}:
   importlib.import_module(name)
   if xla_bridge._backends:
     print(name)

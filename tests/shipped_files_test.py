@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import dataclasses
+import importlib.util
 import inspect
 import itertools
 import os
@@ -203,14 +204,33 @@ def test_every_gin_file_is_part_of_some_recipe_or_model():
   """No file below runs/ or in a recipe is left over."""
   text = "\n".join(path.read_text() for path in GIN.rglob("*.gin"))
   included = set(re.findall(r"^include '(.+)'", text, re.MULTILINE))
-  assert all((ROOT / name).is_file() for name in included)
+  of_t5x = {name for name in included if name.startswith("t5x/")}  # in its package, if anywhere
+  assert all((ROOT / name).is_file() for name in included - of_t5x)
   shared = {
     *(GIN / "runs").glob("*.gin"),
     *(GIN / "methods").glob("*.gin"),
     *(GIN / "recipes").rglob("*.gin"),
+    *(GIN / "t5x").glob("*.gin"),
   }
   given = {ROOT / file for stage in STAGES for file in stage.files}  # to a launcher
+  given |= {GIN / "t5x" / "student.gin", GIN / "t5x" / "reranker.gin"}
   assert {str(path.relative_to(ROOT)) for path in shared - given} <= included
+
+
+def test_the_recipe_of_t5x_changes_who_trains_and_nothing_else():
+  if importlib.util.find_spec("t5x") is None:
+    pytest.skip("T5X is not installed (docs/t5x.md)")
+  plain, t5x = (
+    {planned.name: planned.settings.fingerprint() for planned in recipes.plan(GIN / folder)}
+    for folder in ("recipes/quickstart", "t5x/quickstart")
+  )
+  assert plain.keys() == t5x.keys()
+  for name, settings in plain.items():
+    if not name.startswith(("student", "reranker")):
+      assert t5x[name] == settings
+      continue
+    assert settings.items() < t5x[name].items()
+    assert t5x[name]["train.train.by"] == "@t5x_loop.Loop()"
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=shown)
