@@ -18,7 +18,7 @@ pytest.importorskip("t5x.train", reason="T5X is not installed (docs/t5x.md)", ex
 from kard_jax.core import checkpoints, config, exits, monitor, t5x_loop, t5x_model
 from kard_jax.core import train as loop
 from kard_jax.core.files import InputError
-from kard_jax.core.optimizers import AdamW, Schedule
+from kard_jax.core.optimizers import Adafactor, AdamW, Schedule
 from kard_jax.core.partitioning import Partitioner
 from kard_jax.core.state import Beginning
 from tests import meshes, planets, processes
@@ -125,10 +125,10 @@ def test_t5x_trains_to_our_losses(tmp_path, objective, make, axes, microbatches)
   jax.tree.map(np.testing.assert_array_equal, theirs.state.params, read)
 
 
-def test_t5x_draws_our_dropout(tmp_path):
+def test_t5x_draws_our_dropout_and_takes_adafactor(tmp_path):
   network = small.STUDENT.network.clone(dropout_rate=0.5)
   objective = dataclasses.replace(small.STUDENT, network=network)
-  here = trainer()
+  here = dataclasses.replace(trainer(), optimizer=Adafactor(Schedule(1e-2)))
   run(loop.train, tmp_path / "ours", objective, small.student_batch, here)
   run(by_t5x(), tmp_path / "t5x", objective, small.student_batch, here)
   batch = small.student_batch(np.random.default_rng(0))
@@ -169,7 +169,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_what_is_not_finite_is_not_handed_on(tmp_path):
-  here = dataclasses.replace(trainer(), optimizer=AdamW(Schedule(1e30, warmup=0.0), clip=0))
+  here = dataclasses.replace(trainer(), optimizer=AdamW(Schedule(1e30, warmup=0.0), clip=0.0))
   with pytest.raises(loop.NotFinite, match="LEARNING_RATE"):
     run(by_t5x(), tmp_path, small.STUDENT, small.student_batch, here)
   assert not (tmp_path / str(STEPS)).exists()
