@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 from clu import metric_writers
 from clu.data import dataset_iterator
 from etils import epath
@@ -34,6 +35,8 @@ from kard_jax.core.state import Beginning, State
 
 CHECKPOINTS = "t5x"  # in the run's folder: T5X's own, from which a killed run goes on
 VALIDATION = "validation"
+# T5X, told to stop at a step that it has just saved, saves it again.
+_SAVED_BEFORE = ocp.checkpoint_manager.StepAlreadyExistsError
 
 
 class Trainer(t5x_trainer.Trainer):
@@ -141,7 +144,7 @@ class _Stream(dataset_iterator.DatasetIterator):
   """This host's rows of batches from a step on, made on a thread while devices compute."""
 
   def __init__(self, batches: loop.Batches, rows: slice, begin: int):
-    self._make = functools.partial(_local, batches, rows)
+    self._make = lambda step: _local(batches(step, rows))
     self._step = begin
     self._pool = concurrent.futures.ThreadPoolExecutor(1, "batches")
     self._next = self._pool.submit(self._make, begin)
@@ -161,8 +164,12 @@ class _Stream(dataset_iterator.DatasetIterator):
     self._pool.shutdown(cancel_futures=True)
 
 
-def _local(batches: loop.Batches, rows: slice, step: int) -> dict[str, np.ndarray]:
-  return {name: np.asarray(feature) for name, feature in batches(step, rows).items()}
+def _local(batch: Mapping[str, Any], rows: slice = slice(None)) -> dict[str, np.ndarray]:
+  return {name: np.asarray(feature)[rows] for name, feature in batch.items()}
+
+
+def _size(batch: Mapping[str, Any]) -> int:
+  return len(next(iter(batch.values())))
 
 
 def _spec(batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -170,7 +177,7 @@ def _spec(batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class _Fixed(list[Any]):
-  """Evaluation batches, which T5X wants to know the shapes of."""
+  """This host's rows of the evaluation batches, which T5X wants to know the shapes of."""
 
   @property
   def element_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -218,8 +225,9 @@ class Loop:
     """Trains as `core.train.train` does, from T5X's last checkpoint in `folder` where there is one.
 
     Raises:
-      NotFinite: the loss at the end is not a number; T5X's checkpoints stay.
+      NotFinite: parameters at the end are no numbers; T5X's checkpoints stay.
       InputError: the batch does not fit the mesh.
+      exits.Stopped: SIGTERM came; T5X has saved.
     """
     place = epath.Path(folder)
     partitioner = trainer.partitioner
@@ -229,6 +237,7 @@ class Loop:
       objective, tx, batches(0), trainer.seed, partitioner, trainer.trained, initial
     )
     held_out = list(validation)
+    fixed = _Fixed(_local(batch, partitioner.rows(_size(batch))) for batch in held_out)
     own = place / CHECKPOINTS
     own.mkdir(parents=True, exist_ok=True)
     begin = max(checkpoints.all_steps(str(own)), default=0)  # where T5X goes on
@@ -246,10 +255,12 @@ class Loop:
           trainer_cls=functools.partial(Trainer, trainer, lines, stop),
           train_state_initializer_cls=functools.partial(t5x_model.Initializer, beginning),
           get_dataset_fn=lambda *_: stream,
-          train_eval_get_dataset_fn=lambda *_: {VALIDATION: _Fixed(held_out)},
-          **({} if held_out else {"train_eval_dataset_cfg": None}),
+          train_eval_get_dataset_fn=lambda *_: {VALIDATION: fixed},
+          **({} if fixed else {"train_eval_dataset_cfg": None}),
         )
-      except t5x_trainer.PreemptionError:
+      except (t5x_trainer.PreemptionError, _SAVED_BEFORE) as error:
+        if t5x_trainer.PreemptionError not in (type(error), type(error.__context__)):
+          raise
         raise exits.Stopped("stopped by SIGTERM; T5X saved, and the next run goes on") from None
     state = State(last.step, last.params, last.param_states)
     figures = loop.Evaluation(objective, partitioner, held_out)(state.params, {})
