@@ -184,6 +184,13 @@ class _Fixed(list[Any]):
     return _spec(self[0])
 
 
+def _is_preemption(error: BaseException | None) -> bool:
+  """Whether this, or what it was raised while handling (gin's own among them), is a preemption."""
+  return error is not None and (
+    isinstance(error, t5x_trainer.PreemptionError) or _is_preemption(error.__context__)
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Loop:
   """`core.train.train`, done by T5X.
@@ -259,7 +266,7 @@ class Loop:
           **({} if fixed else {"train_eval_dataset_cfg": None}),
         )
       except (t5x_trainer.PreemptionError, _SAVED_BEFORE) as error:
-        if t5x_trainer.PreemptionError not in (type(error), type(error.__context__)):
+        if not _is_preemption(error):
           raise
         raise exits.Stopped("stopped by SIGTERM; T5X saved, and the next run goes on") from None
     state = State(last.step, last.params, last.param_states)
