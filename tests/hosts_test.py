@@ -1,6 +1,7 @@
 """Several processes do what one does; what happens when one is stopped, killed, late or fails."""
 
 import collections
+import functools
 import re
 import signal
 import time
@@ -144,10 +145,11 @@ def test_twenty_kills(tmp_path, layouts, exact):
   """Ten SIGTERMs, ten SIGKILLs at random steps of a random process; each time another layout.
 
   A layout is of processes and the devices of each. On CPUs the devices of one process sum in
-  another order than those of several do, so that the last bits differ; 2 and 4 sum alike.
+  another order than those of several do, so that the last bits differ; 2 and 4 sum alike. As AdamW
+  lets such differences grow, runs that are not the same to the bit have another optimizer.
   """
   total, folder = 240, tmp_path / "killed"
-  flags = [f"--steps={total}", "--save_every=3"]
+  flags = [f"--steps={total}", "--save_every=3", f"--optimizer={'adamw' if exact else 'sgd'}"]
   run(tmp_path / "whole", 2 if exact else 1, *flags, timeout=400)  # on four devices
   rng = np.random.default_rng(0)
   history, killed = History(folder), collections.Counter()
@@ -178,10 +180,13 @@ def test_twenty_kills(tmp_path, layouts, exact):
   assert history.undone > 0
   # All rows of the epoch are in what the run has become, and each is there once.
   assert sorted(history.rows) == [(step, row) for step in range(total) for row in range(8)]
-  whole, mine = params(tmp_path / "whole", total), params(folder, total)
-  for a, b in zip(whole, mine, strict=True):
-    if exact:
-      np.testing.assert_array_equal(a, b)
-    else:
-      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-  assert losses(folder / "run").keys() == losses(tmp_path / "whole" / "run").keys()
+  same = np.testing.assert_array_equal if exact else close
+  for a, b in zip(params(tmp_path / "whole", total), params(folder, total), strict=True):
+    same(a, b)
+  curve, mine = losses(tmp_path / "whole" / "run"), losses(folder / "run")
+  assert curve.keys() == mine.keys()
+  same([*mine.values()], [*curve.values()])
+  assert curve[total] < 0.9 * curve[1]  # it has learnt something
+
+
+close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)

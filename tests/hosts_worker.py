@@ -13,6 +13,7 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 import jax
 import numpy as np
+import optax
 
 from kard_jax.core import config, distributed, hosts
 from kard_jax.core import train as loop
@@ -24,6 +25,11 @@ from kard_jax.student.t5 import T5
 
 SIZES = {"vocab_size": 64, "embed_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 RULES = [("batch", "data"), ("vocab", "tensor"), ("heads", "tensor"), ("mlp", "tensor")]
+# AdamW divides by the size of a gradient, and so makes much of the last bits of a small one.
+OPTIMIZERS = {
+  "adamw": AdamW(Schedule(1e-2)),
+  "sgd": lambda steps: optax.sgd(0.1, momentum=0.9),
+}
 
 
 def tokens(rng, *shape):
@@ -76,6 +82,7 @@ def main():
   parser.add_argument("--steps", type=int, default=20)
   parser.add_argument("--save_every", type=int, default=5)
   parser.add_argument("--batch_size", type=int, default=8)
+  parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
   parser.add_argument("--devices", type=int, default=2, help="of each process")
   parser.add_argument("--tensor", type=int, default=1)
   parser.add_argument("--pace", type=float, default=0.0, help="seconds a batch takes")
@@ -93,7 +100,7 @@ def main():
     batches = Batches(arguments)
     trainer = loop.Trainer(
       steps=arguments.steps,
-      optimizer=AdamW(Schedule(1e-2)),
+      optimizer=OPTIMIZERS[arguments.optimizer],
       partitioner=Partitioner({"data": -1, "tensor": arguments.tensor}, RULES),
       log_every=1,
       evaluate_every=10,
