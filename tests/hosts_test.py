@@ -186,7 +186,7 @@ def test_twenty_kills(tmp_path, layouts, exact):
   curve, mine = losses(tmp_path / "whole" / "run"), losses(folder / "run")
   assert curve.keys() == mine.keys()
   same([*mine.values()], [*curve.values()])
-  assert curve[total] < 0.9 * curve[1]  # it has learnt something
+  assert curve[total] < curve[1] - 0.2  # it has learnt something
 
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)

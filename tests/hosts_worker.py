@@ -28,7 +28,7 @@ RULES = [("batch", "data"), ("vocab", "tensor"), ("heads", "tensor"), ("mlp", "t
 # AdamW divides by the size of a gradient, and so makes much of the last bits of a small one.
 OPTIMIZERS = {
   "adamw": AdamW(Schedule(1e-2)),
-  "sgd": lambda steps: optax.sgd(0.1, momentum=0.9),
+  "sgd": lambda steps: optax.sgd(0.03),
 }
 
 

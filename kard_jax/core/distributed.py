@@ -102,6 +102,9 @@ def start(cluster: Cluster | None, times: hosts.Times) -> None:
   # Without this SIGTERM would be swallowed by JAX's own service; `stopping` answers it.
   jax.config.update("jax_enable_preemption_service", False)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # A process of one CPU device may else begin a step and the sum behind it in any order, and wait
+  # in the one for a process that waits in the other. (Accelerators keep the order of programs.)
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
   given: dict[str, Any] = {}
   if cluster.coordinator is not None:
     given = {
