@@ -258,7 +258,7 @@ def test_the_launcher_trains_a_student_by_t5x_and_the_chain_goes_on(prepared, tm
 
 def test_the_launcher_trains_a_reranker_by_t5x(prepared, tmp_path):
   base, module = prepared
-  macros = {"STEPS": STEPS, "BATCH_SIZE": 8, "LOG_EVERY": 1, "SAVE_EVERY": 10, "MICROBATCHES": 2}
+  macros = {"STEPS": STEPS, "BATCH_SIZE": 8, "LOG_EVERY": 1, "SAVE_EVERY": 10}
   macros |= {"EVALUATE_EVERY": 10}
   for name, file in {"ours": QUICKSTART / "7_reranker.gin", "t5x": T5X / "reranker.gin"}.items():
     shutil.copytree(base, tmp_path / name)
