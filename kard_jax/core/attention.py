@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import layers, norms, rope
+from kard_jax.core import layers, norms, query_blocks, rope
 from kard_jax.core.partitioning import constrain
 
 
@@ -99,14 +99,20 @@ class GroupedAttention(nn.Module):
       The output, and keys and values, of which decoding makes its cache.
     """
     queries, memory = self._project(x_BxTxD, rotation)
-    B, T = x_BxTxD.shape[:2]
-    scores = self._scores(queries.reshape(B, self.num_kv_heads, -1, self.head_dim), memory, scale)
-    scores_BxGxTxRxT = scores.reshape(B, self.num_kv_heads, T, -1, T)
-    scores_BxGxTxRxT = jnp.where(mask[:, None, :, None], scores_BxGxTxRxT, layers.MASKED)
-    weights = jax.nn.softmax(scores_BxGxTxRxT, axis=-1).astype(self.dtype)
-    weights = self.dropout(weights.reshape(B, self.num_kv_heads, -1, T), deterministic)
-    mixed = jnp.matmul(weights, memory.values_BxHxLxK)
-    return self._out(mixed.reshape(queries.shape), x_BxTxD.shape[-1]), memory
+
+    def mix(queries_BxGxTxRxK: jax.Array, mask: jax.Array) -> jax.Array:
+      B, G, T, R, K = queries_BxGxTxRxK.shape
+      scores = self._scores(queries_BxGxTxRxK.reshape(B, G, -1, K), memory, scale)
+      scores_BxGxTxRxL = scores.reshape(B, G, T, R, -1)
+      scores_BxGxTxRxL = jnp.where(mask[:, None, :, None], scores_BxGxTxRxL, layers.MASKED)
+      weights = jax.nn.softmax(scores_BxGxTxRxL, axis=-1).astype(self.dtype)
+      weights = self.dropout(weights.reshape(B, G, T * R, -1), deterministic)
+      return jnp.matmul(weights, memory.values_BxHxLxK).reshape(queries_BxGxTxRxK.shape)
+
+    mixed = (
+      query_blocks.attend(mix, queries, 2, [(mask, 1)]) if deterministic else mix(queries, mask)
+    )
+    return self._out(mixed, x_BxTxD.shape[-1]), memory
 
   def step(
     self,

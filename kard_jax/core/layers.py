@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from kard_jax.core import activations, products
+from kard_jax.core import activations, products, query_blocks
 from kard_jax.core.partitioning import constrain
 
 MASKED = -1e10  # finite, so that a row with nothing to attend to gives no NaN
@@ -238,6 +238,19 @@ class Attention(nn.Module):
     deterministic: bool,
   ) -> jax.Array:
     """Values [B, Q, H, K] in the proportions that queries ask for."""
+    if deterministic:
+      call = lambda *some: self._mix_block(some[0], memory, *some[1:], True)
+      return query_blocks.attend(call, queries, 1, [(bias, 2), (mask, 2)])
+    return self._mix_block(queries, memory, bias, mask, deterministic)
+
+  def _mix_block(
+    self,
+    queries: jax.Array,
+    memory: KeyValues,
+    bias: jax.Array | None,
+    mask: Any,
+    deterministic: bool,
+  ) -> jax.Array:
     scores_BxHxQxL = products.product(
       queries.swapaxes(1, 2), memory.keys_BxHxKxL, self.dtype, jnp.float32
     )
