@@ -239,7 +239,7 @@ class Attention(nn.Module):
   ) -> jax.Array:
     """Values [B, Q, H, K] in the proportions that queries ask for."""
     if deterministic:
-      call = lambda *some: self._mix_block(some[0], memory, *some[1:], True)
+      call = lambda some, bias, mask: self._mix_block(some, memory, bias, mask, True)
       return query_blocks.attend(call, queries, 1, [(bias, 2), (mask, 2)])
     return self._mix_block(queries, memory, bias, mask, deterministic)
 
