@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kard_jax.core import checkpoints, decode, flops, selection
+from kard_jax.core import checkpoints, decode, decoding_state, flops, selection, streaming
 from kard_jax.core.ahead import Program
 from kard_jax.core.objective import Batch, Objective, Params
 from kard_jax.core.partitioning import Partitioner
@@ -59,9 +59,10 @@ def train(objective: Objective, trainer: Trainer, batch: Batch) -> Program:
 
 
 class Writing:
-  """The two programs that write texts: one reads the inputs, one adds tokens until all have ended.
+  """The two programs that write texts: one reads inputs, one adds tokens until all have ended.
 
-  The second is compiled for the longest texts: it is then that caches are largest.
+  The first reads as many inputs at a time as `streaming.write` gives it. The second is compiled for
+  the longest texts of all inputs: it is then that caches are largest.
 
   Args:
     network: has the methods of `decode.Network`.
@@ -107,9 +108,15 @@ class Writing:
     self._inputs = _rows(rows, partitioner)["inputs"]
 
   def read(self) -> Program:
-    """Encodes the inputs, or fills a decoder's caches with the prompts."""
+    """Encodes inputs, or fills a decoder's caches with prompts."""
+    batch, length = self._inputs.shape
+    shards = batch // self._inputs.sharding.shard_shape(self._inputs.shape)[0]
+    together = streaming.read_together(batch, length, shards)
+    rows = {"inputs": jax.ShapeDtypeStruct((together, length), jnp.int32)}
+    inputs = _rows(rows, self._partitioner)["inputs"]
+    room = decoding_state.rooms(self._length)[0]
     with self._partitioner.active():
-      arguments = (self._network, self._width, self._length, self._params, self._inputs)
+      arguments = (self._network, self._width, room, self._params, inputs)
       lowered = decode.start.lower(*arguments)
       work = flops.products(
         jax.make_jaxpr(decode.start, static_argnums=(0, 1, 2))(*arguments).jaxpr

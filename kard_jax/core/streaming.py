@@ -190,6 +190,13 @@ def write(
   return found
 
 
+def read_together(rows: int, length: int, shards: int) -> int:
+  """How many of some inputs of a length are read at a time."""
+  while rows % (2 * shards) == 0 and rows * length > _READ * shards:
+    rows //= 2
+  return rows
+
+
 def _parts(
   batch: Batch, input_tokens_NxL: np.ndarray, pad_id: int, shards: int
 ) -> list[Int[np.ndarray, "_B _L"]]:
@@ -197,9 +204,7 @@ def _parts(
   parts = []
   share = batch.rows // len(batch.lengths)
   for quarter, length in enumerate(batch.lengths):
-    rows = share
-    while rows % (2 * shards) == 0 and rows * length > _READ * shards:
-      rows //= 2
+    rows = read_together(share, length, shards)
     for start in range(quarter * share, (quarter + 1) * share, rows):
       places = batch.places[start : start + rows]
       part_BxL = np.full((rows, length), pad_id, np.int32)
