@@ -35,7 +35,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 from kard_jax.core.files import InputError
 
 if TYPE_CHECKING:
@@ -114,10 +114,10 @@ def _compile_stage(
   compiling: Callable[[Machine, Any], Compile],
 ) -> None:
   """The steps of a stage: of its gin file, or of one of models/ and one of runs/."""
-  settings = config.resolve(gin_files, overrides, complete=False)
+  settings = gin_text.resolve(gin_files, overrides, complete=False)
   required = {key for key, binding in settings.bindings.items() if "%gin.REQUIRED" in binding.value}
   given = [*overrides, *(f"{key}={value}" for key, value in _ANY.items() if key in required)]
-  config.activate(config.resolve(gin_files, given, complete=False), complete=False)
+  config.activate(gin_text.resolve(gin_files, given, complete=False), complete=False)
   stages = {"train.train.objective": _train, "answer.Student.network": _answer}
   found = [compile_it for key, compile_it in stages.items() if key in settings.bindings]
   if not found:

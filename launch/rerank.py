@@ -32,7 +32,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kard_jax.core import config, distributed, files, hosts, parts, progress
+from kard_jax.core import config, distributed, files, gin_text, hosts, parts, progress
 from kard_jax.core.files import InputError
 
 if TYPE_CHECKING:  # they bring JAX and TensorFlow, which a look at --help does not need
@@ -165,7 +165,7 @@ def alone(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
   """
   if arguments.k is not None and arguments.k < 1:
     raise InputError(f"--k={arguments.k}: at least 1 is needed")
-  settings = config.resolve(arguments.gin_file, overrides) if arguments.gin_file else None
+  settings = gin_text.resolve(arguments.gin_file, overrides) if arguments.gin_file else None
   times = config.times(settings) if settings else hosts.Times()
   distributed.start(distributed.find(arguments), times)
   rows = list(files.read_jsonl(arguments.lists))
@@ -194,7 +194,7 @@ def alone(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _scorer(
   arguments: argparse.Namespace,
-  settings: config.Settings | None,
+  settings: gin_text.Settings | None,
   rows: Sequence[Row],
   wheres: list[str],
 ) -> tuple[list[int], Callable[[list[str], slice, Callable[[int], None]], list[Any]]]:
@@ -227,7 +227,7 @@ def _length(arguments: argparse.Namespace, name: str) -> int:
   return given or _LENGTHS[name]
 
 
-def _recipes(settings: config.Settings) -> tuple[Ranker, registry.Dataset, pathlib.Path]:
+def _recipes(settings: gin_text.Settings) -> tuple[Ranker, registry.Dataset, pathlib.Path]:
   """The reranker of a recipe's rerank stage, its dataset and its work directory."""
   config.activate(settings)
   import gin
@@ -238,7 +238,7 @@ def _recipes(settings: config.Settings) -> tuple[Ranker, registry.Dataset, pathl
     return _built(gin.query_parameter(f"launch.rerank.rerank.{name}"))
 
   names = ("network", "query_length", "passage_length", "checkpoint")
-  workdir = pathlib.Path(config.workdir(settings))
+  workdir = pathlib.Path(gin_text.workdir(settings))
   dataset = value("dataset").locate(workdir)
   folder = workdir / value("folder")
   if not folder.is_dir():

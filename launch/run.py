@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from etils import epath
 
-from kard_jax.core import config, distributed, recipes
+from kard_jax.core import config, distributed, gin_text, recipes
 from kard_jax.core.files import InputError
 
 # The first word of a stage's name says which launcher runs it.
@@ -120,7 +120,10 @@ def sweep(
   if methods:
     overrides = [*overrides, f"METHODS={list(methods)!r}"]
   points = recipes.sweep(folder, gin_file, overrides)
-  places = [*donors, config.workdir(config.resolve_unchecked(config.stages(folder)[0], overrides))]
+  places = [
+    *donors,
+    gin_text.workdir(gin_text.resolve_unchecked(gin_text.stages(folder)[0], overrides)),
+  ]
   for point in points:
     print(f"\n{gin_file.stem}: {point.value}", flush=True)
     run(folder, point.overrides, redo, methods or point.methods, places)

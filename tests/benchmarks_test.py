@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 
-ROOT = config.ROOT
+ROOT = gin_text.ROOT
 TINY = ["--size=tiny", "--batch=2", "--inputs=16", "--targets=8"]
 COMMANDS = {
   "bm25": ["--passages=2000", "--queries=20", "--k=10", "--rounds=5", "--peers=none"],

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kard_jax.core import ahead, config, hlo, machines
+from kard_jax.core import ahead, config, gin_text, hlo, machines
 from kard_jax.core.files import InputError
 from kard_jax.retrieval import search_xla
 from launch import compile as launcher
@@ -44,7 +44,7 @@ def test_the_train_step_takes_what_its_state_and_batch_take(tmp_path, capsys):
   assert (row.machine, row.chips) == ("cpu:8", 8)
   assert row.mesh == {"data": 2, "fsdp": 2, "tensor": 2}
   shrunk = ["VOCAB_SIZE=256", *(f"{name}=1" for name in ONE_LAYER)]
-  config.activate(config.resolve_unchecked([TINY, EIGHT], shrunk))
+  config.activate(gin_text.resolve_unchecked([TINY, EIGHT], shrunk))
   network, partitioner = (
     gin.query_parameter(f"{macro}/gin.macro.value").scoped_configurable_fn()
     for macro in ("NETWORK", "PARTITIONER")
@@ -139,7 +139,7 @@ def test_names_of_machines():
   assert machines.parse("cpu:8").chips == 8
   for name in machines.SLICES:
     stem = name.replace("-", "_")
-    assert (config.ROOT / "gin_configs" / "hardware" / f"{stem}.gin").is_file()
+    assert (gin_text.ROOT / "gin_configs" / "hardware" / f"{stem}.gin").is_file()
   for name in ("v5e", "v5e:", "tpu:4", "v5e-17", "v5e:0x4"):
     with pytest.raises(InputError, match="--topology="):
       machines.parse(name)
@@ -259,7 +259,7 @@ def test_flan_t5_base_trains_on_v5e_16(tmp_path):
       "--gin.BATCH_SIZE=32", "--gin.SCAN_LAYERS=True", "--topology=v5e-16", "--effort=-1",
       f"--json={shown}",
     ],
-    cwd=config.ROOT, check=True,
+    cwd=gin_text.ROOT, check=True,
   )  # fmt: skip
   (row,) = json.loads(shown.read_text())
   assert row["fits"]

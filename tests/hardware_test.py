@@ -7,10 +7,10 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AbstractMesh, AxisType
 
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 from kard_jax.student.t5 import T5
 
-FILES = sorted((config.ROOT / "gin_configs" / "hardware").glob("*.gin"))
+FILES = sorted((gin_text.ROOT / "gin_configs" / "hardware").glob("*.gin"))
 # File -> devices of its machine, and the axes that they make.
 MACHINES = {
   "cpu": (1, (1, 1, 1)),
@@ -47,8 +47,8 @@ def abstract(partitioner, count):
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_a_hardware_file_splits_batches_and_parameters_over_its_machine(path):
   count, axes = MACHINES[path.stem]
-  config.resolve([STAGE, str(path)])  # a macro that no stage has is an error
-  settings = config.resolve_unchecked(["gin_configs/models/t5_1_1_small.gin", str(path)])
+  gin_text.resolve([STAGE, str(path)])  # a macro that no stage has is an error
+  settings = gin_text.resolve_unchecked(["gin_configs/models/t5_1_1_small.gin", str(path)])
   config.activate(settings)
   partitioner = made("PARTITIONER")
   assert partitioner.devices in (0, count)
@@ -81,7 +81,7 @@ def test_a_hardware_file_splits_batches_and_parameters_over_its_machine(path):
 def test_another_machine_is_no_other_experiment():
   hardware = "gin_configs/hardware/{}.gin"
   one, other = (
-    config.resolve([STAGE, hardware.format(name)], ["DTYPE='float32'", f"REMAT='{remat}'"])
+    gin_text.resolve([STAGE, hardware.format(name)], ["DTYPE='float32'", f"REMAT='{remat}'"])
     for name, remat in (("v5e_16", "full"), ("v5p_128", "minimal"))
   )
   assert one.value("REMAT") != other.value("REMAT")

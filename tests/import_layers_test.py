@@ -62,6 +62,7 @@ LIGHT = [
   "kard_jax.retrieval.analyzer",
   "kard_jax.core.files",
   "kard_jax.core.config",
+  "kard_jax.core.gin_text",
   "kard_jax.core.provenance",
 ]
 
@@ -134,7 +135,10 @@ def test_the_library_imports_neither_tasks_nor_launchers():
 
 def test_gin_is_for_the_configuration_and_launchers():
   users = importers("gin", SHIPPED.values())
-  assert {name for name in users if part(name) != "launch"} == {"kard_jax.core.config"}
+  assert {name for name in users if part(name) != "launch"} == {
+    "kard_jax.core.config",
+    "kard_jax.core.gin_text",
+  }
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 from kard_jax.core import train as loop
 from launch import memorise, run
 
-RECIPE = config.ROOT / "gin_configs" / "recipes" / "memorisation"
+RECIPE = gin_text.ROOT / "gin_configs" / "recipes" / "memorisation"
 STUDENTS = "2_memorise_width_8"
 SIZE = 32  # of a world
 TINY = {"FACTS": (16,), "STEPS": 2, "EXPOSURES": 3, "BATCH_SIZE": 16, "WIDTH": 4, "MLP_DIM": 4}

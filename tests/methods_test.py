@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import gin_text
 from tests import own_dataset_test
 
-DATA = config.ROOT.parent / "shared" / "data" / "openbookqa"
+DATA = gin_text.ROOT.parent / "shared" / "data" / "openbookqa"
 METHODS = [
   "fewshot", "fewshot_passages", "fewshot_cot", "fewshot_cot_passages", "ft", "kaft", "rd",
   "dapt_rd", "kard_bm25", "kard_reranker", "kard_silver",

@@ -12,7 +12,7 @@ import pytest
 
 from kard_jax import questions
 from kard_jax.convert import huggingface, initial
-from kard_jax.core import config, files
+from kard_jax.core import config, files, gin_text
 from kard_jax.core.provenance import Stage
 from kard_jax.reranker import network, store
 from launch import answer, convert, rerank
@@ -239,7 +239,7 @@ def test_the_ablation_is_one_line(tmp_path):
   line = "OBJECTIVE=@objective.TopCrossEntropy()"
   macros = ["DATASET='planets'", "MODULE=None", "WORKDIR='work'", "TAU=0.5"]
   for overrides, kind in (([], "ListwiseKL"), ([line], "TopCrossEntropy")):
-    config.activate(config.resolve([str(gin_file)], [*macros, *overrides]))
+    config.activate(gin_text.resolve([str(gin_file)], [*macros, *overrides]))
     built = copy.deepcopy(gin.query_parameter("launch.train.train.objective"))
     assert type(built).__name__ == kind
     assert isinstance(built.network, network.LateInteraction)

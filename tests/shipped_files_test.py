@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kard_jax.core import config, recipes
+from kard_jax.core import config, gin_text, recipes
 from launch import answer as answer_launcher
 from tasks import features
 from tests.convert import folders
 
-ROOT = config.ROOT
+ROOT = gin_text.ROOT
 GIN = ROOT / "gin_configs"
 LAUNCHERS = sorted(path for path in (ROOT / "launch").glob("*.py") if path.stem != "__init__")
 MODELS = sorted((GIN / "models").glob("*.gin"))
@@ -75,10 +75,10 @@ class Shipped:
     return len(self.files) > 1
 
   def settings(self):
-    return config.resolve(self.files)
+    return gin_text.resolve(self.files)
 
 
-STAGES = [Shipped(recipe, tuple(files)) for recipe in RECIPES for files in config.stages(recipe)]
+STAGES = [Shipped(recipe, tuple(files)) for recipe in RECIPES for files in gin_text.stages(recipe)]
 # Recipes of the paper differ in two files, dataset and model: these stages have seen all of both.
 EVERY_MODEL = (
   "student_dapt",
@@ -120,7 +120,7 @@ sys.exit(f"status {status}, imported {heavy}" if status or heavy else 0)
 
 
 def activate(stage):
-  settings = config.resolve_unchecked(stage.files)
+  settings = gin_text.resolve_unchecked(stage.files)
   overrides = [
     f"{name}={HUB[settings.value(name)]!r}"
     for name in ("PRETRAINED", "ENCODER")
@@ -128,7 +128,7 @@ def activate(stage):
     and name in settings.mentioned
     and settings.bindings[name].value.strip("'") in HUB
   ]
-  config.activate(config.resolve(stage.files, overrides))
+  config.activate(gin_text.resolve(stage.files, overrides))
 
 
 def value(parameter):
@@ -195,7 +195,7 @@ def test_every_example_in_a_launcher_is_of_files_that_exist():
 @pytest.mark.parametrize("recipe", RECIPES, ids=shown)
 def test_every_stage_of_a_recipe_resolves(recipe):
   plan = recipes.plan(recipe)
-  assert all(config.workdir(planned.settings) for planned in plan)
+  assert all(gin_text.workdir(planned.settings) for planned in plan)
   assert all(planned.settings.fingerprint() for planned in plan)
   assert len({planned.name for planned in plan}) == len(plan)
 
@@ -261,7 +261,7 @@ def test_every_model_builds(path, tmp_path):
     overrides = [f"PRETRAINED={str(folders.t5(tmp_path / 't5'))!r}"]
   if path.stem == "reranker_pretrained":
     overrides = [f"ENCODER={HUB['michiyasunaga/LinkBERT-base']}"]
-  config.activate(config.resolve_unchecked([str(path.relative_to(ROOT))], overrides))
+  config.activate(gin_text.resolve_unchecked([str(path.relative_to(ROOT))], overrides))
   if re.search("^NETWORK = ", text, re.MULTILINE):
     network = macro("NETWORK")
     params = build(network, *[int32(1, 8)] * (2 if hasattr(network, "encode") else 1))
@@ -276,7 +276,7 @@ FITTING = {"cpu": 1, "cpu_8_devices": 8, "mesh": 8, "gpu_1": 1, "gpu_8": 8, "v4_
 @pytest.mark.parametrize(("stem", "count"), FITTING.items())
 def test_a_hardware_file_builds_its_mesh(stem, count):
   """Of the machines as large as what the tests have; hardware_test.py looks at all."""
-  config.activate(config.resolve_unchecked([f"gin_configs/hardware/{stem}.gin"]))
+  config.activate(gin_text.resolve_unchecked([f"gin_configs/hardware/{stem}.gin"]))
   partitioner = macro("PARTITIONER").on(jax.devices()[:count])
   names = [names for _, names in partitioner.rules]
   axes = {name for some in names for name in ((some,) if isinstance(some, str) else some)}
@@ -296,7 +296,7 @@ def test_every_stage_activates_and_binds_what_its_launcher_needs(stage):
   from launch import run
 
   activate(stage)
-  launcher = run.LAUNCHERS[config.stage_name(stage.settings()).split("_")[0]]
+  launcher = run.LAUNCHERS[gin_text.stage_name(stage.settings()).split("_")[0]]
   check_all_parameters_are_bound(f"launch.{launcher}.{launcher}")
 
 

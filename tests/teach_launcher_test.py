@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from kard_jax import questions as questions_lib
-from kard_jax.core import config, files
+from kard_jax.core import config, files, gin_text
 from kard_jax.questions import Question
 from tests import endpoint_server
 from tests.convert import folders
@@ -17,8 +17,8 @@ QUESTIONS = [
   Question("q2", "Is it heavy?", ("yes", "no"), 0),
   Question("q3", "Is it light?", ("yes", "no"), 0),
 ]
-RECIPE = config.ROOT / "gin_configs/recipes/quickstart/3_teach.gin"
-ENDPOINT = config.ROOT / "gin_configs/runs/endpoint.gin"
+RECIPE = gin_text.ROOT / "gin_configs/recipes/quickstart/3_teach.gin"
+ENDPOINT = gin_text.ROOT / "gin_configs/runs/endpoint.gin"
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ def test_a_language_model_judges_what_states_no_gold_answer(teach, tmp_path, cap
   special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
   (model / "tokenizer_config.json").write_text(json.dumps(special))
   gin_files = [
-    config.ROOT / "gin_configs" / name
+    gin_text.ROOT / "gin_configs" / name
     for name in ("models/pretrained.gin", "hardware/cpu.gin", "runs/judge.gin")
   ]
   macros = {"PRETRAINED": str(model), "JUDGE_MODEL": str(model), "JUDGE_VOCABULARY": str(model)}

@@ -34,7 +34,7 @@ class Stage:
   Attributes:
     name: the stage's name, as in `<name>.meta.json`.
     workdir: where the stages of a recipe meet.
-    settings: what decides the outputs, as text (`config.Settings.fingerprint`).
+    settings: what decides the outputs, as text (`gin_text.Settings.fingerprint`).
     operative_config: gin's operative configuration, for the record.
   """
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from kard_jax.core import config, provenance
+from kard_jax.core import gin_text, provenance
 from kard_jax.core.files import InputError, PathLike
 
 _ANSWER = "answer_"
@@ -25,16 +25,16 @@ class Planned(NamedTuple):
 
   gin_files: tuple[str, ...]
   overrides: tuple[str, ...]
-  settings: config.Settings
+  settings: gin_text.Settings
 
   @property
   def name(self) -> str:
     """Such as `student_kard`."""
-    return config.stage_name(self.settings)
+    return gin_text.stage_name(self.settings)
 
   def stage(self) -> provenance.Stage:
     """Its record in the work directory."""
-    return provenance.Stage(self.name, config.workdir(self.settings), self.settings.fingerprint())
+    return provenance.Stage(self.name, gin_text.workdir(self.settings), self.settings.fingerprint())
 
 
 class Point(NamedTuple):
@@ -57,13 +57,13 @@ def plan(folder: pathlib.Path, overrides: Sequence[str] = ()) -> list[Planned]:
   """The stages of a recipe, in their order.
 
   Args:
-    folder: see `config.stages`.
+    folder: see `gin_text.stages`.
     overrides: `NAME=value`; each goes to the stages whose files bind that name.
 
   Raises:
     InputError: the folder has no stages, a macro does not fit, or no stage uses an override.
   """
-  found = [_planned(gin_files, overrides) for gin_files in config.stages(folder)]
+  found = [_planned(gin_files, overrides) for gin_files in gin_text.stages(folder)]
   if not found:
     raise InputError(
       f"{folder}: no numbered gin files such as 1_prepare.gin, nor a recipe.gin with STAGES"
@@ -72,15 +72,17 @@ def plan(folder: pathlib.Path, overrides: Sequence[str] = ()) -> list[Planned]:
     if not any(override in planned.overrides for planned in found):
       names = {key for planned in found for key in planned.settings.bindings}
       name = override.partition("=")[0]
-      raise InputError(f"--gin.{override}: no stage uses {name}{config.near(name, names)}")
+      raise InputError(f"--gin.{override}: no stage uses {name}{gin_text.near(name, names)}")
   return found
 
 
 def _planned(gin_files: Sequence[str], overrides: Sequence[str]) -> Planned:
-  plain = config.resolve_unchecked(gin_files)
-  known = {key for key in plain.bindings if "." in key or key in {*plain.mentioned, config.WORKDIR}}
+  plain = gin_text.resolve_unchecked(gin_files)
+  known = {
+    key for key in plain.bindings if "." in key or key in {*plain.mentioned, gin_text.WORKDIR}
+  }
   mine = [override for override in overrides if override.partition("=")[0] in known]
-  return Planned(tuple(gin_files), tuple(mine), config.resolve(gin_files, mine))
+  return Planned(tuple(gin_files), tuple(mine), gin_text.resolve(gin_files, mine))
 
 
 def for_methods(planned: Sequence[Planned], methods: Collection[str]) -> list[Planned]:
@@ -131,15 +133,15 @@ def sweep(folder: pathlib.Path, gin_file: PathLike, overrides: Sequence[str] = (
   Raises:
     InputError: the file lacks one of these, or two values have the same folder.
   """
-  settings = config.resolve_unchecked([str(gin_file)])
+  settings = gin_text.resolve_unchecked([str(gin_file)])
   name, methods = settings.value("SWEEP"), settings.value("METHODS")
-  values = config.resolve_unchecked([str(gin_file)], overrides).value("SWEEP_VALUES")
+  values = gin_text.resolve_unchecked([str(gin_file)], overrides).value("SWEEP_VALUES")
   if not isinstance(name, str) or not isinstance(values, list | tuple) or not values:
     raise InputError(f"{gin_file}: SWEEP = 'a name' and SWEEP_VALUES = [...] are needed")
   if "SWEEP_VALUE" not in settings.mentioned:
     raise InputError(f"{gin_file}: no macro is bound to %SWEEP_VALUE, so all runs would be alike")
-  base = config.workdir(config.resolve_unchecked(config.stages(folder)[0], overrides))
-  others = [o for o in overrides if o.partition("=")[0] not in ("SWEEP_VALUES", config.WORKDIR)]
+  base = gin_text.workdir(gin_text.resolve_unchecked(gin_text.stages(folder)[0], overrides))
+  others = [o for o in overrides if o.partition("=")[0] not in ("SWEEP_VALUES", gin_text.WORKDIR)]
   points: list[Point] = []
   for value in values:
     place = f"{base}/sweeps/{name}/{re.sub(r'[^A-Za-z0-9.-]+', '_', str(value))}"
@@ -147,7 +149,7 @@ def sweep(folder: pathlib.Path, gin_file: PathLike, overrides: Sequence[str] = (
       raise InputError(f"{gin_file}: SWEEP_VALUES = {values}: two of them are the same, or nearly")
     bound = {key: binding.value for key, binding in settings.bindings.items()}
     bound = {key: repr(value) if text == "%SWEEP_VALUE" else text for key, text in bound.items()}
-    bound |= {"SWEEP_VALUE": repr(value), config.WORKDIR: repr(place)}
+    bound |= {"SWEEP_VALUE": repr(value), gin_text.WORKDIR: repr(place)}
     mine = [f"{key}={text}" for key, text in bound.items() if key != "SWEEP_VALUES"]
     points.append(Point(value, place, methods, (*mine, *others)))
   return points

@@ -8,7 +8,7 @@ import gin
 import pytest
 
 import launch
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 from kard_jax.core.files import InputError
 
 FAKE = """\
@@ -60,13 +60,13 @@ def run(write, monkeypatch):
 
 def values(*arguments):
   return {
-    key: binding.value for key, binding in config.resolve_unchecked(*arguments).bindings.items()
+    key: binding.value for key, binding in gin_text.resolve_unchecked(*arguments).bindings.items()
   }
 
 
 def error_of(*arguments):
   with pytest.raises(InputError) as caught:
-    config.resolve(*arguments)
+    gin_text.resolve(*arguments)
   return str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_gin_reads_the_files_as_the_text_says(run):
 
 def test_a_value_is_literal_or_follows_macros(write):
   write(a="A = %B\nB = ('x', 2)\nC = @f()\nf.a = %A\nf.c = %C\n")
-  settings = config.resolve(["a.gin"])
+  settings = gin_text.resolve(["a.gin"])
   assert settings.value("A") == ("x", 2)
   assert settings.value("NONE") is None
   with pytest.raises(InputError, match=r"a\.gin:3: a plain value is needed, this is @f\(\)"):
@@ -124,7 +124,7 @@ def test_a_macro_that_is_used_but_not_bound_is_told(write):
 def test_a_required_macro_is_named(write):
   write(a="f.x = %STEPS\nSTEPS = %gin.REQUIRED\n")
   assert error_of(["a.gin"]) == "a.gin:2: set STEPS, in a recipe or as --gin.STEPS=..."
-  assert config.resolve(["a.gin"], ["STEPS=3"]).value("STEPS") == 3
+  assert gin_text.resolve(["a.gin"], ["STEPS=3"]).value("STEPS") == 3
 
 
 def test_macros_shared_with_sibling_stages_are_fine_misspelt_ones_are_not(write):
@@ -132,13 +132,13 @@ def test_macros_shared_with_sibling_stages_are_fine_misspelt_ones_are_not(write)
     **{"1_a": "f.x = %A\ninclude 'recipe.gin'\n", "2_b": "f.x = %B\ninclude 'recipe.gin'\n"},
     recipe="A = 1\nB = 2\n",
   )
-  assert config.resolve(["1_a.gin"]).value("B") == 2
+  assert gin_text.resolve(["1_a.gin"]).value("B") == 2
   write(recipe="A = 1\nB = 2\nBB = 3\n")
   assert error_of(["1_a.gin"]).startswith("recipe.gin:3: nothing uses the macro BB")
   write(recipe="A = 1\nB = 2\n")
   assert "nothing uses the macro BB" in error_of(["1_a.gin"], ["BB=3"])
-  settings = config.resolve(["1_a.gin"], ["B=3", "A=2", "WORKDIR='w'"])
-  assert config.idle_overrides(settings) == ["B"]  # which the launcher tells
+  settings = gin_text.resolve(["1_a.gin"], ["B=3", "A=2", "WORKDIR='w'"])
+  assert gin_text.idle_overrides(settings) == ["B"]  # which the launcher tells
   assert settings.fingerprint() == {"f.x": "%A", "A": "2"}
 
 
@@ -190,7 +190,7 @@ def test_what_gin_does_not_know_is_bad_input(write, line, said):
   header = "from __gin__ import dynamic_registration\nfrom kard_jax.student import t5\n"
   write(a=f"{header}{line}\n")
   with pytest.raises(InputError, match=said) as caught:
-    config.activate(config.resolve(["a.gin"]))
+    config.activate(gin_text.resolve(["a.gin"]))
   assert "\n" not in str(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_the_fingerprint_holds_what_reaches_a_parameter_and_not_the_workdir(writ
     **{"1_a": "f.x = [%A, %WORKDIR]\ninclude 'r.gin'\n", "2_b": "f.x = %C\n"},
     r="A = %B\nB = 2\nC = 3\nWORKDIR = 'w'\n",
   )
-  assert config.resolve(["1_a.gin"]).fingerprint() == {
+  assert gin_text.resolve(["1_a.gin"]).fingerprint() == {
     "f.x": "[%A, %WORKDIR]",
     "A": "%B",
     "B": "2",
@@ -208,16 +208,16 @@ def test_the_fingerprint_holds_what_reaches_a_parameter_and_not_the_workdir(writ
 
 def test_stages_are_in_the_order_of_their_numbers(write, tmp_path):
   write(**{"10_score": "", "2_index": "", "1_prepare": "", "recipe": ""})
-  names = [path.name for path in config.stage_files(tmp_path)]
+  names = [path.name for path in gin_text.stage_files(tmp_path)]
   assert names == ["1_prepare.gin", "2_index.gin", "10_score.gin"]
-  assert config.stage_name(config.resolve(["10_score.gin"])) == "score"
+  assert gin_text.stage_name(gin_text.resolve(["10_score.gin"])) == "score"
 
 
 def test_the_workdir_must_be_a_text(write):
   write(a="WORKDIR = 3\n", b="")
   for name in ("a.gin", "b.gin"):
     with pytest.raises(InputError, match=f"{name}: set WORKDIR"):
-      config.workdir(config.resolve([name]))
+      gin_text.workdir(gin_text.resolve([name]))
 
 
 def test_overrides_take_their_value_after_a_space_too():
@@ -280,7 +280,7 @@ def test_a_launcher_tells_bad_input_without_a_traceback():
     [sys.executable, "launch/score.py", gin_file, "--gin.TITEL='x'"],
     capture_output=True,
     text=True,
-    cwd=config.ROOT,
+    cwd=gin_text.ROOT,
     check=False,
   )
   assert done.returncode == 2
@@ -301,7 +301,7 @@ def test_a_stage_alone_takes_what_the_whole_recipe_takes(tmp_path):
     ],
     capture_output=True,
     text=True,
-    cwd=config.ROOT,
+    cwd=gin_text.ROOT,
     check=False,
   )
   assert done.stdout.startswith("note: --gin.SOURCE changes nothing here; other stages use it\n")
@@ -358,11 +358,11 @@ def t5x(tmp_path, monkeypatch):
 @pytest.mark.parametrize("files", [["layer.gin", "1_stage.gin"], ["1_stage.gin", "layer.gin"]])
 def test_what_t5x_sets_is_a_default_wherever_its_file_is_given(run, write, t5x, files):
   write(layer=LAYER, **{"1_stage": "BATCH_SIZE = 8\n"})
-  settings = config.resolve(files)
+  settings = gin_text.resolve(files)
   assert settings.value("BATCH_SIZE") == 8
-  assert config.resolve(["layer.gin"]).value("BATCH_SIZE") == 128
-  assert config.resolve(files, ["BATCH_SIZE=4"]).value("BATCH_SIZE") == 4
-  assert config.stage_name(settings) == "stage"
+  assert gin_text.resolve(["layer.gin"]).value("BATCH_SIZE") == 128
+  assert gin_text.resolve(files, ["BATCH_SIZE=4"]).value("BATCH_SIZE") == 4
+  assert gin_text.stage_name(settings) == "stage"
   config.activate(settings)
   train = gin.query_parameter("launch.fake.fake.text").configurable.wrapper
   assert train() == 8  # T5X's own `train`, by its run file's `__main__`
@@ -371,7 +371,7 @@ def test_what_t5x_sets_is_a_default_wherever_its_file_is_given(run, write, t5x, 
 def test_what_t5x_requires_must_be_bound(write, t5x):
   write(layer=LAYER.replace("MODEL = None\n", ""))
   with pytest.raises(InputError, match=r"t5x/configs/runs/run.gin:4: set MODEL"):
-    config.resolve(["layer.gin"])
+    gin_text.resolve(["layer.gin"])
 
 
 def test_a_missing_t5x_is_told_with_the_command(run, write, monkeypatch, capsys):

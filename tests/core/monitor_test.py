@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kard_jax.core import config, monitor, tracking
+from kard_jax.core import gin_text, monitor, tracking
 from kard_jax.core.files import InputError
 
 
@@ -217,12 +217,12 @@ def test_without_the_package_a_run_does_not_begin(tmp_path, monkeypatch):
 def test_what_is_shown_decides_no_output():
   """A profile may be asked for, or another project, and the run goes on."""
   stage = ["gin_configs/recipes/quickstart/6_student_kard.gin"]
-  plain = config.resolve(stage).fingerprint()
-  other = config.resolve(stage, ["PROFILE = (10, 13)", "WANDB = 'kard'"])
+  plain = gin_text.resolve(stage).fingerprint()
+  other = gin_text.resolve(stage, ["PROFILE = (10, 13)", "WANDB = 'kard'"])
   assert other.value("monitor.Monitoring.profile") == (10, 13)
   assert other.fingerprint() == plain
   assert not any("onitor" in key or key in ("PROFILE", "WANDB") for key in plain)
-  assert config.resolve(stage, ["STEPS = 7"]).fingerprint() != plain
+  assert gin_text.resolve(stage, ["STEPS = 7"]).fingerprint() != plain
 
 
 TERMINAL = """
@@ -259,7 +259,7 @@ def on_a_terminal(program, folder):
     stdout=terminal,
     stderr=subprocess.DEVNULL,  # TensorFlow's
     env=environment,
-    cwd=config.ROOT,
+    cwd=gin_text.ROOT,
   )
   os.close(terminal)
   drawn = b""

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kard_jax.core import config, hosts, pipelines
+from kard_jax.core import gin_text, hosts, pipelines
 from kard_jax.core.files import InputError
 from tests.beam import ROOT, TWO_WORKERS, needs_beam
 
@@ -48,9 +48,9 @@ def test_without_beam_the_command_that_installs_it_is_told(monkeypatch):
 @pytest.mark.parametrize("stage", ["2_index", "4_ground"])
 def test_a_runner_decides_no_output(stage):
   file = f"gin_configs/recipes/quickstart/{stage}.gin"
-  with_it = config.resolve([file], ["RUNNER='DirectRunner'", f"BEAM_OPTIONS='{FLAGS}'"])
+  with_it = gin_text.resolve([file], ["RUNNER='DirectRunner'", f"BEAM_OPTIONS='{FLAGS}'"])
   assert with_it.value("RUNNER") == "DirectRunner"
-  assert with_it.fingerprint() == config.resolve([file]).fingerprint()
+  assert with_it.fingerprint() == gin_text.resolve([file]).fingerprint()
   assert "SEED" in with_it.fingerprint()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kard_jax.core import config, recipes
+from kard_jax.core import gin_text, recipes
 from kard_jax.core.files import InputError
 
 FILES = {
@@ -126,7 +126,7 @@ def test_each_value_of_a_sweep_is_a_run_of_its_own(mine):
   assert planned["prepare"].value("DATASET") == "moons"
   assert planned["score"].value("SWEEP_VALUE") == 2
   assert planned["score"].value("SWEEP") == "passages"
-  assert config.workdir(planned["score"]) == points[1].workdir
+  assert gin_text.workdir(planned["score"]) == points[1].workdir
   # A value that is the recipe's own changes nothing but the score card.
   plain = {s.name: s.settings.fingerprint() for s in recipes.plan(mine, ["DATASET='moons'"])}
   same = recipes.plan(mine, points[0].overrides)

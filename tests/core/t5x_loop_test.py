@@ -15,7 +15,16 @@ import pytest
 
 pytest.importorskip("t5x.train", reason="T5X is not installed (docs/t5x.md)", exc_type=ImportError)
 
-from kard_jax.core import checkpoints, config, exits, monitor, stopping, t5x_loop, t5x_model
+from kard_jax.core import (
+  checkpoints,
+  config,
+  exits,
+  gin_text,
+  monitor,
+  stopping,
+  t5x_loop,
+  t5x_model,
+)
 from kard_jax.core import train as loop
 from kard_jax.core.files import InputError
 from kard_jax.core.optimizers import Adafactor, AdamW, Schedule
@@ -24,7 +33,7 @@ from kard_jax.core.state import Beginning
 from tests import meshes, planets, processes
 from tests import sharded_training_test as small
 
-GIN = config.ROOT / "gin_configs"
+GIN = gin_text.ROOT / "gin_configs"
 QUICKSTART = GIN / "recipes" / "quickstart"
 T5X = GIN / "t5x"
 STEPS = 20
@@ -42,7 +51,7 @@ def _forget_planets():
 def by_t5x():
   """T5X's `train` under its own run file, as gin gives it to the launcher."""
   every = ["STEPS=20", "SAVE_EVERY=5", "EVALUATE_EVERY=10", "LOG_EVERY=1", "BATCH_SIZE=8"]
-  config.activate(config.resolve([str(T5X / "student.gin")], every))
+  config.activate(gin_text.resolve([str(T5X / "student.gin")], every))
   return copy.deepcopy(gin.query_parameter("launch.train.train.by"))
 
 
@@ -277,7 +286,7 @@ def test_two_hosts_train_by_t5x_as_one_does(prepared, tmp_path):
   base, module = prepared
   macros = {"STEPS": STEPS, "BATCH_SIZE": 8, "LOG_EVERY": 1, "SAVE_EVERY": 10, "FSDP_AXIS": 2}
   macros |= {"DATASET": "planets", "MODULE": str(module), "EVALUATE_EVERY": 10}
-  command = [config.ROOT / "launch" / "train.py", f"--gin_file={T5X / 'student.gin'}"]
+  command = [gin_text.ROOT / "launch" / "train.py", f"--gin_file={T5X / 'student.gin'}"]
   command += [f"--gin_file={GIN / 'hardware' / 'mesh.gin'}"]
   for count, name in ((1, "one"), (2, "two")):
     shutil.copytree(base, tmp_path / name)

@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import gin_text
 
-TEXT = (config.ROOT / "docs" / "pods.md").read_text()
+TEXT = (gin_text.ROOT / "docs" / "pods.md").read_text()
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 RUNS = re.compile(r"```sh\n([^`]+)```\n\n(It|The second) runs:\n\n```sh\n([^`]+)```")
 SAID = [(match[1], match[2], match[3]) for match in RUNS.finditer(TEXT)]
@@ -77,7 +77,7 @@ def test_all_in_one_command(programs):
 
 def test_what_launchers_are_given_exists():
   for name in set(re.findall(r"--gin_file=(\S+)|(launch/\w+\.py)", TEXT)):
-    assert (config.ROOT / (name[0] or name[1])).is_file(), name
+    assert (gin_text.ROOT / (name[0] or name[1])).is_file(), name
 
 
 def test_launchers_have_the_flags_and_macros():
@@ -88,7 +88,7 @@ def test_launchers_have_the_flags_and_macros():
         flags = line[line.index("launch/train.py") + 1 :]
         files = [flag.split("=", 1)[1] for flag in flags if flag.startswith("--gin_file=")]
         overrides = [flag.removeprefix("--gin.") for flag in flags if flag.startswith("--gin.")]
-        assert config.workdir(config.resolve(files, overrides)).startswith("/")
+        assert gin_text.workdir(gin_text.resolve(files, overrides)).startswith("/")
 
 
 def test_costs_follow_from_the_formula():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import gin_text
 from tests.pods import programs as fakes
 
 
@@ -35,7 +35,7 @@ def test_what_an_image_installs(name, extra):
 
 
 def test_requirements_pin_one_jax_and_its_library():
-  lines = (config.ROOT / "requirements.txt").read_text().splitlines()
+  lines = (gin_text.ROOT / "requirements.txt").read_text().splitlines()
   (jax,) = [line for line in lines if line.startswith("jax==")]
   (jaxlib,) = [line for line in lines if line.startswith("jaxlib==")]
   assert jax.split("==")[1] == jaxlib.split("==")[1]
@@ -43,9 +43,9 @@ def test_requirements_pin_one_jax_and_its_library():
 
 def test_an_image_has_all_that_runs_and_no_more():
   """.dockerignore lists what is copied: the packages, configurations and launchers."""
-  lines = (config.ROOT / ".dockerignore").read_text().split()
+  lines = (gin_text.ROOT / ".dockerignore").read_text().split()
   copied = {line[1:] for line in lines if line.startswith("!")}
   assert lines[0] == "*"
-  assert all((config.ROOT / name).exists() for name in copied)
+  assert all((gin_text.ROOT / name).exists() for name in copied)
   assert {"kard_jax", "tasks", "launch", "gin_configs", "requirements.txt"} <= copied
   assert not copied & {".git", ".venv", "runs", "tests"}

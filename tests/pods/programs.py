@@ -5,9 +5,9 @@ import os
 import pathlib
 import subprocess
 
-from kard_jax.core import config
+from kard_jax.core import gin_text
 
-PODS = config.ROOT / "launch" / "pods"
+PODS = gin_text.ROOT / "launch" / "pods"
 NAMES = ("gcloud", "kubectl", "docker", "xpk", "sbatch", "srun", "squeue", "scancel", "scontrol")
 
 # A call is words that end with NUL, and RS; then a script of the test's answers.
@@ -50,7 +50,7 @@ class Programs:
       "KARD_POLL": "0",
     }
 
-  def run(self, script, *arguments, cwd=config.ROOT, **environment):
+  def run(self, script, *arguments, cwd=gin_text.ROOT, **environment):
     """Runs a script of launch/pods; gives what `subprocess.run` does."""
     return subprocess.run(
       [str(PODS / script), *arguments],

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import gin_text
 from tests.pods.tpu_test import HOSTILE
 
 
@@ -23,7 +23,7 @@ def test_words_arrive_as_they_were_given(programs):
 def checkout(tmp_path):
   """A checkout on a cluster's file system."""
   root = tmp_path / "checkout"
-  shutil.copytree(config.ROOT / "launch", root / "launch", ignore=shutil.ignore_patterns("__*"))
+  shutil.copytree(gin_text.ROOT / "launch", root / "launch", ignore=shutil.ignore_patterns("__*"))
   python = root / ".venv" / "bin" / "python"
   python.parent.mkdir(parents=True)
   python.write_text("")
@@ -81,7 +81,7 @@ def test_secrets_come_from_a_file(programs, checkout):
 
 
 def test_the_batch_script_asks_for_a_signal_and_one_process_a_node():
-  text = (config.ROOT / "launch/pods/slurm.sbatch").read_text()
+  text = (gin_text.ROOT / "launch/pods/slurm.sbatch").read_text()
   options = {line.split(" ", 1)[1] for line in text.splitlines() if line.startswith("#SBATCH")}
   assert {"--ntasks-per-node=1", "--requeue", "--signal=TERM@120"} <= options
 

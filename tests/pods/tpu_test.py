@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import gin_text
 from tests.pods import programs as fakes
 
 PLACE = ("--project=mine", "--zone=us-west4-a")
@@ -63,8 +63,8 @@ def slice_(programs):
   """A slice of two workers, installed."""
   for worker in range(HOSTS):
     root = programs.folder / f"worker_{worker}" / "kard_jax"
-    shutil.copytree(config.ROOT / "launch", root / "launch", ignore=shutil.ignore_patterns("__*"))
-    shutil.copy(config.ROOT / "requirements.txt", root)
+    shutil.copytree(gin_text.ROOT / "launch", root / "launch", ignore=shutil.ignore_patterns("__*"))
+    shutil.copy(gin_text.ROOT / "requirements.txt", root)
     python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON)

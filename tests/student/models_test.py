@@ -12,7 +12,7 @@ from flax import traverse_util
 from jax.sharding import PartitionSpec as P
 
 from kard_jax.convert import huggingface
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 from kard_jax.student import t5
 
 FILES = pathlib.Path(__file__).parents[2] / "gin_configs" / "models"
@@ -110,7 +110,7 @@ TINY = 1_050_368  # with a vocabulary of 1,024
 
 
 def _network(name, *overrides):
-  config.activate(config.resolve_unchecked([f"gin_configs/models/{name}.gin"], overrides))
+  config.activate(gin_text.resolve_unchecked([f"gin_configs/models/{name}.gin"], overrides))
   return gin.query_parameter("NETWORK/gin.macro.value").scoped_configurable_fn()
 
 
@@ -147,7 +147,7 @@ def test_a_7b_llama_lies_on_a_mesh_as_it_should():
   """Heads, hidden units and vocabulary over `tensor`, width over `fsdp`; gone over by hand."""
   with_mesh = ["gin_configs/models/llama_2_7b.gin", "gin_configs/hardware/mesh.gin"]
   split = ["DATA_AXIS=1", "FSDP_AXIS=2", "TENSOR_AXIS=4"]
-  config.activate(config.resolve_unchecked(with_mesh, split))
+  config.activate(gin_text.resolve_unchecked(with_mesh, split))
   network, partitioner = (
     gin.query_parameter(f"{name}/gin.macro.value").scoped_configurable_fn()
     for name in ("NETWORK", "PARTITIONER")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kard_jax.core import config
+from kard_jax.core import config, gin_text
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CASES = {"t5_xxl": "SCAN_LAYERS=False", "t5_xxl_scanned": "SCAN_LAYERS=True"}
@@ -21,7 +21,7 @@ HARDWARE = ("DATA_AXIS=1", "FSDP_AXIS=2", "TENSOR_AXIS=4")
 def specs(name):
   """Path of a parameter, layers' numbers left out -> its shape, and the mesh axis of each axis."""
   files = ["gin_configs/models/t5_1_1_xxl.gin", "gin_configs/hardware/mesh.gin"]
-  config.activate(config.resolve_unchecked(files, (*HARDWARE, CASES[name])))
+  config.activate(gin_text.resolve_unchecked(files, (*HARDWARE, CASES[name])))
   network = gin.query_parameter("NETWORK/gin.macro.value").scoped_configurable_fn()
   partitioner = gin.query_parameter("PARTITIONER/gin.macro.value").scoped_configurable_fn()
   tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32)
