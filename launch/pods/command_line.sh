@@ -93,8 +93,9 @@ flags_shown() {
 }
 
 # goes_on STATUS: whether a launcher that left with it shall be started again, and goes on where it
-# was: SIGTERM made it save (143), or another host was lost (75). See kard_jax/core/exits.py.
-goes_on() { [ "$1" = 143 ] || [ "$1" = 75 ]; }
+# was: SIGTERM made it save (143), another host was lost (75), or process 0 (134). See
+# kard_jax/core/exits.py.
+goes_on() { [ "$1" = 143 ] || [ "$1" = 75 ] || [ "$1" = 134 ]; }
 
 # need NAME WHAT: fails unless the variable has a value.
 need() {

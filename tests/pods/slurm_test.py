@@ -46,7 +46,7 @@ def batch(programs, checkout, *words):
 
 
 @pytest.mark.parametrize(
-  ("status", "again"), [(0, False), (1, False), (2, False), (75, True), (143, True)]
+  ("status", "again"), [(0, False), (1, False), (2, False), (75, True), (134, True), (143, True)]
 )
 def test_a_job_that_saved_and_left_is_queued_again(programs, checkout, status, again):
   programs.answers("srun", f"exit {status}")
