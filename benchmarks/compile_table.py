@@ -2,7 +2,7 @@
 
 Examples:
   python benchmarks/compile_table.py --rows=DIR
-  python benchmarks/compile_table.py --rows=DIR --only='xl' --machines=v5e-16,v5p-128
+  python benchmarks/compile_table.py --rows=DIR --only='_xl-(v5e-16|v5p-128)$'
 
 Each pair is compiled once, by a process of its own, and kept in DIR as JSON; a run that was stopped
 goes on with those that are not there. At its end it prints the table of all pairs that DIR has,
@@ -24,15 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from kard_jax.core import ahead, machines  # noqa: E402
 
-# slice -> its file in gin_configs/hardware/, the batch of a train step
-MACHINES = {
-  "v4-8": ("v4_8", 32),
-  "v5e-8": ("v5e_8", 32),
-  "v5e-16": ("v5e_16", 32),
-  "v5e-256": ("v5e_256", 256),
-  "v5p-128": ("v5p_128", 64),
-  "v6e-64": ("v6e_64", 64),
-}
+# slice, as its file in gin_configs/hardware/ is called -> the batch of a train step
+MACHINES = {"v4-8": 32, "v5e-8": 32, "v5e-16": 32, "v5e-256": 256, "v5p-128": 64, "v6e-64": 64}
 MODELS = {  # file in gin_configs/models/ -> name
   "t5_1_1_base": "Flan-T5 base",
   "t5_1_1_large": "Flan-T5 large",
@@ -95,23 +88,20 @@ def pairs() -> Iterator[Pair]:
 
 
 def _of_model(model: str, machine: str) -> Iterator[Pair]:
-  hardware, batch = MACHINES[machine]
   run = "reranker" if model.startswith("reranker") else "student"
-  yield _pair(run, model, machine, batch, hardware)
+  yield _pair(run, model, machine, MACHINES[machine])
   if run == "reranker" or machine in _AS:
     return
   size = model.removeprefix("t5_1_1_")
   batches = _ANSWERED.get(size, (64,))
   for rows in batches:
-    yield _pair("answer", model, machine, rows, hardware)
+    yield _pair("answer", model, machine, rows)
   if tensor := _TENSOR[machine.split("-")[0]].get(size):
-    yield _pair("answer", model, machine, batches[-1], hardware, tensor)
+    yield _pair("answer", model, machine, batches[-1], tensor)
 
 
-def _pair(
-  run: str, model: str, machine: str, rows: int, hardware: str, tensor: int | None = None
-) -> Pair:
-  files = [f"models/{model}", f"runs/{run}", f"hardware/{hardware}"]
+def _pair(run: str, model: str, machine: str, rows: int, tensor: int | None = None) -> Pair:
+  files = [f"models/{model}", f"runs/{run}", f"hardware/{machine.replace('-', '_')}"]
   macros = {"BATCH_SIZE": rows, "SCAN_LAYERS": True}
   name = f"{run}_{rows}"
   if run == "answer" and model in _PROMPTS:

@@ -238,32 +238,25 @@ class Attention(nn.Module):
     deterministic: bool,
   ) -> jax.Array:
     """Values [B, Q, H, K] in the proportions that queries ask for."""
-    if deterministic:
-      call = lambda some, bias, mask: self._mix_block(some, memory, bias, mask, True)
-      return query_blocks.attend(call, queries, 1, [(bias, 2), (mask, 2)])
-    return self._mix_block(queries, memory, bias, mask, deterministic)
 
-  def _mix_block(
-    self,
-    queries: jax.Array,
-    memory: KeyValues,
-    bias: jax.Array | None,
-    mask: Any,
-    deterministic: bool,
-  ) -> jax.Array:
-    scores_BxHxQxL = products.product(
-      queries.swapaxes(1, 2), memory.keys_BxHxKxL, self.dtype, jnp.float32
-    )
-    if bias is not None:
-      if bias.shape[0] == 1:
-        bias = products.for_each_row(bias, scores_BxHxQxL.shape[0])
-      scores_BxHxQxL = scores_BxHxQxL + bias
-    if mask is not None:
-      scores_BxHxQxL = jnp.where(mask, scores_BxHxQxL, MASKED)
-    weights_BxHxQxL = jax.nn.softmax(scores_BxHxQxL, axis=-1).astype(self.dtype)
-    weights_BxHxQxL = self.dropout(weights_BxHxQxL, deterministic)
-    mixed = products.product(weights_BxHxQxL, memory.values_BxHxLxK, self.dtype, self.dtype)
-    return mixed.swapaxes(1, 2)
+    def mix(queries: jax.Array, bias: jax.Array | None, mask: Any) -> jax.Array:
+      scores_BxHxQxL = products.product(
+        queries.swapaxes(1, 2), memory.keys_BxHxKxL, self.dtype, jnp.float32
+      )
+      if bias is not None:
+        if bias.shape[0] == 1:
+          bias = products.for_each_row(bias, scores_BxHxQxL.shape[0])
+        scores_BxHxQxL = scores_BxHxQxL + bias
+      if mask is not None:
+        scores_BxHxQxL = jnp.where(mask, scores_BxHxQxL, MASKED)
+      weights_BxHxQxL = jax.nn.softmax(scores_BxHxQxL, axis=-1).astype(self.dtype)
+      weights_BxHxQxL = self.dropout(weights_BxHxQxL, deterministic)
+      mixed = products.product(weights_BxHxQxL, memory.values_BxHxLxK, self.dtype, self.dtype)
+      return mixed.swapaxes(1, 2)
+
+    if deterministic:
+      return query_blocks.attend(mix, queries, 1, [(bias, 2), (mask, 2)])
+    return mix(queries, bias, mask)
 
 
 class Mlp(nn.Module):

@@ -185,6 +185,10 @@ class Partitioner:
       )
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
+  def shards(self, batch_size: int) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return batch_size // self.batch_sharding.shard_shape((batch_size,))[0]
+
   def _divides(self, batch_size: int) -> bool:
     axis = dict(self.rules).get("batch")
     names = (axis,) if isinstance(axis, str) else axis or ()

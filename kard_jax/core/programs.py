@@ -110,8 +110,7 @@ class Writing:
   def read(self) -> Program:
     """Encodes inputs, or fills a decoder's caches with prompts."""
     batch, length = self._inputs.shape
-    shards = batch // self._inputs.sharding.shard_shape(self._inputs.shape)[0]
-    together = streaming.read_together(batch, length, shards)
+    together = streaming.read_together(batch, length, self._partitioner.shards(batch))
     rows = {"inputs": jax.ShapeDtypeStruct((together, length), jnp.int32)}
     inputs = _rows(rows, self._partitioner)["inputs"]
     room = decoding_state.rooms(self._length)[0]

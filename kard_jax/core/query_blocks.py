@@ -1,8 +1,9 @@
 """Attention of some queries after others, so that the scores of long texts need not all be there.
 
-Scores, B x H x Q x L in float32, are most of what reading prompts takes: 34 GB for 64 prompts of
-2,048 tokens and Flan-T5 XL's 32 heads. Each query's weights are its own, so blocks change no bit.
-Training keeps all scores, as its gradients need them, or computes them again (`scanning`).
+Scores, B x H x Q x L in float32, are most of what reading long prompts takes: 34 GB for 64 prompts
+of 2,048 tokens and Flan-T5 XL's 32 heads, where all are read at once. Each query's weights are its
+own, so blocks change no bit. Training keeps all scores, as its gradients need them, or computes
+them again (`scanning`).
 """
 
 from __future__ import annotations

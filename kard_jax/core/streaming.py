@@ -154,7 +154,7 @@ def write(
   shards = 1
   if partitioner is not None:
     partitioner.rows(batch_size)  # refuses what cannot be split
-    shards = batch_size // partitioner.batch_sharding.shard_shape((batch_size,))[0]
+    shards = partitioner.shards(batch_size)
   found = Decoded(
     np.full((N, samples, max_length), sampler.pad_id, np.int32),
     np.zeros((N, samples), np.float32),
