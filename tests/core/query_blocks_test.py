@@ -7,6 +7,8 @@ import pytest
 
 from kard_jax.core import attention, layers, query_blocks
 
+KEY = jax.random.key(0)
+
 
 def inputs(length):
   rng = np.random.default_rng(length)
@@ -48,11 +50,18 @@ def compare(net, params, monkeypatch, *inputs, **options):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), blocks, whole)
 
 
-def test_scores_of_one_block_alone_are_kept():
-  length, heads = 8 * query_blocks.BLOCK, 2
-  x = jax.ShapeDtypeStruct((1, length, 8), jnp.float32)
-  net = layers.Attention(num_heads=heads, head_dim=4)
-  params = jax.eval_shape(net.init, jax.random.key(0), x, x)
-  compiled = jax.jit(net.apply).lower(params, x, x).compile()
+def test_scores_of_one_block_alone_are_kept(monkeypatch):
+  length, heads = 4 * query_blocks.BLOCK, 2
+  x = jax.ShapeDtypeStruct((1, length, 64), jnp.float32)
+  bias = jax.ShapeDtypeStruct((1, heads, length, length), jnp.float32)
+  net = layers.Attention(num_heads=heads, head_dim=64)
+  params = jax.eval_shape(lambda *given: net.init(*given[:3], bias=given[3]), KEY, x, x, bias)
+
+  def temporaries():
+    run = jax.jit(lambda params, x, bias: net.apply(params, x, x, bias=bias))
+    return run.lower(params, x, bias).compile().memory_analysis().temp_size_in_bytes
+
   scores = 4 * heads * length * length
-  assert compiled.memory_analysis().temp_size_in_bytes < scores / 2
+  assert temporaries() < scores
+  monkeypatch.setattr(query_blocks, "BLOCK", length)
+  assert temporaries() > scores
