@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 EXTRAS = .extras
+CUDA = .extras_cuda
 READY = $(VENV)/.ready
 SEED ?= 0
 
@@ -34,7 +35,8 @@ endif
 test: $(READY)
 	$(RUN) -m pytest -n 2 -m "not slow"
 
-# Beam and libtpu: only tests need them, and beside the requirements they would be found by every run.
+# Beam, libtpu and JAX's CUDA plugin: only tests need them, and beside the requirements they would be
+# found by every run; the plugin by every test of the whole, too.
 $(EXTRAS)/.ready: requirements-beam.txt $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(EXTRAS) --requirement requirements-beam.txt libtpu==0.0.42.1
 	touch $@
@@ -44,8 +46,13 @@ BEAM_TESTS = tests/beam_grounding_test.py tests/beam_launchers_test.py tests/ret
 test-beam: $(READY) $(EXTRAS)/.ready
 	PYTHONPATH=$(EXTRAS) $(RUN) -m pytest -n 2 -m "not slow" $(BEAM_TESTS)
 
-test-all: $(READY) $(EXTRAS)/.ready
+$(CUDA)/.ready: pyproject.toml $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(CUDA) jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
+	touch $@
+
+test-all: $(READY) $(EXTRAS)/.ready $(CUDA)/.ready
 	PYTHONPATH=$(EXTRAS) $(RUN) -m pytest -n 2
+	PYTHONPATH=$(CUDA) $(RUN) -m pytest -m slow -k gpus tests/compile_test.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -55,4 +62,4 @@ types: $(READY)
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(CUDA) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,8 @@ Examples:
 
 Each pair is compiled once, by a process of its own, and kept in DIR as JSON; a run that was stopped
 goes on with those that are not there. At its end it prints the table of all pairs that DIR has,
-those that do not fit, and those that it lacks. It needs libtpu (`pip install 'kard_jax[compile]'`).
+those that do not fit, and those that it lacks. It needs libtpu for TPUs and JAX's CUDA plugin for
+GPUs (`pip install 'kard_jax[compile]'`, `'kard_jax[compile-gpu]'`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,19 @@ sys.path.insert(0, str(ROOT))
 
 from kard_jax.core import ahead, machines  # noqa: E402
 
-# slice, as its file in gin_configs/hardware/ is called -> the batch of a train step
-MACHINES = {"v4-8": 32, "v5e-8": 32, "v5e-16": 32, "v5e-256": 256, "v5p-128": 64, "v6e-64": 64}
+# machine, as its file in gin_configs/hardware/ is called -> the batch of a train step
+MACHINES = {
+  "v4-8": 32,
+  "v5e-8": 32,
+  "v5e-16": 32,
+  "v5e-256": 256,
+  "v5p-128": 64,
+  "v6e-64": 64,
+  "gpu-1": 32,
+  "gpu-8": 32,
+  "gpu-hosts": 64,
+}
+TOPOLOGIES = machines.SLICES | {"gpu-1": "h100:1", "gpu-8": "h100:8", "gpu-hosts": "h100:4x8"}
 MODELS = {  # file in gin_configs/models/ -> name
   "t5_1_1_base": "Flan-T5 base",
   "t5_1_1_large": "Flan-T5 large",
@@ -51,7 +63,8 @@ _PROMPTS = {"gpt2": 768, "opt_350m": 1_792, "opt_1_3b": 1_792}
 
 
 _ANSWERED = {"xl": (64, 16), "xxl": (64, 8)}  # prompts together, on one host; of others 64
-_AS = {"v5e-256": "v5e-16"}  # a host of the one is a host of the other
+# A host of the one is a host of the other.
+_AS = {"v5e-256": "v5e-16", "gpu-hosts": "gpu-8"}
 # Answering with FSDP_AXIS = 1 and a TENSOR_AXIS, besides the machine's own mesh: what fsdp splits
 # is gathered anew for each token.
 _TENSOR = {
@@ -59,7 +72,9 @@ _TENSOR = {
   "v6e": {"base": 1, "large": 1, "xl": 1, "xxl": 4},
   "v4": {"base": 1, "large": 1, "xl": 1, "xxl": 4},
   "v5p": {"base": 1, "large": 1, "xl": 1, "xxl": 1},
+  "gpu": {"base": 1, "large": 1, "xl": 1, "xxl": 1},
 }
+_ONE_CHIP = "gpu-1"  # has no other mesh
 
 
 class Pair(NamedTuple):
@@ -77,8 +92,9 @@ def pairs() -> Iterator[Pair]:
   names = list(MODELS)
   for some in (slices[: len(_FIRST)], slices[len(_FIRST) :]):
     for machine in some:
-      if machine not in _AS:
-        flags = [f"--passages={_PASSAGES}", f"--topology={machine}"]
+      # On one chip 2.4 billion postings are more than a device's search can number.
+      if machine not in _AS and machine != _ONE_CHIP:
+        flags = [f"--passages={_PASSAGES}", f"--topology={TOPOLOGIES[machine]}"]
         yield Pair(f"search-{machine}", "40 M passages", 32, flags)
       for model in names[:_PAPERS]:
         yield from _of_model(model, machine)
@@ -96,7 +112,8 @@ def _of_model(model: str, machine: str) -> Iterator[Pair]:
   batches = _ANSWERED.get(size, (64,))
   for rows in batches:
     yield _pair("answer", model, machine, rows)
-  if tensor := _TENSOR[machine.split("-")[0]].get(size):
+  tensor = _TENSOR[machine.split("-")[0]].get(size)
+  if tensor and machine != _ONE_CHIP:
     yield _pair("answer", model, machine, batches[-1], tensor)
 
 
@@ -111,7 +128,8 @@ def _pair(run: str, model: str, machine: str, rows: int, tensor: int | None = No
     name += f"_tensor_{tensor}"
   flags = [f"--gin_file={ROOT}/gin_configs/{file}.gin" for file in files]
   flags += [f"--gin.{macro}={value}" for macro, value in macros.items()]
-  return Pair(f"{name}-{model}-{machine}", MODELS[model], rows, [*flags, f"--topology={machine}"])
+  flags.append(f"--topology={TOPOLOGIES[machine]}")
+  return Pair(f"{name}-{model}-{machine}", MODELS[model], rows, flags)
 
 
 def main() -> int:
@@ -160,7 +178,7 @@ _COLUMNS = (
 
 def _show(found: list[tuple[Pair, Path]]) -> None:
   """A table of each machine in Markdown; then what does not fit, and what was not compiled."""
-  refused, slices = [], machines.SLICES
+  refused = []
   for machine in MACHINES:
     print(f"\n### {machine}\n\n| what | batch | mesh | {' | '.join(_COLUMNS)} |")
     print("|---" * (len(_COLUMNS) + 3) + "|")
@@ -172,7 +190,7 @@ def _show(found: list[tuple[Pair, Path]]) -> None:
         if not report.fits:
           refused.append(f"{pair.model}, {report.program}, on {machine}: {report.reason}")
           cells["fits"] = "**no**"
-        where = "" if report.machine == slices[machine] else ", each host"
+        where = "" if report.machine == TOPOLOGIES[machine] else ", each host"
         named = [f"{pair.model}, {report.program}", str(pair.batch), cells["mesh"] + where]
         print(f"| {' | '.join([*named, *(cells[column] for column in _COLUMNS)])} |")
     if machine in _AS:

@@ -4,7 +4,8 @@ they fit.
 Of a stage that trains, the train step (student or reranker); of one that answers, reading prompts
 and writing texts; with --passages, the search of a knowledge base. Answering and searching are one
 host's work, as hosts do them apart. Nothing is computed, no weights are read, and no accelerator is
-needed: for TPUs, libtpu is (`pip install 'kard_jax[compile]'`).
+needed: for TPUs, libtpu is (`pip install 'kard_jax[compile]'`), for GPUs JAX's CUDA plugin
+(`pip install 'kard_jax[compile-gpu]'`).
 
 Examples:
   python launch/compile.py --gin_file=gin_configs/recipes/quickstart/6_student_kard.gin \\
@@ -13,6 +14,9 @@ Examples:
     --gin_file=gin_configs/runs/student.gin --gin_file=gin_configs/hardware/v5e_16.gin \\
     --gin.BATCH_SIZE=32 --gin.SCAN_LAYERS=True --topology=v5e-16
   python launch/compile.py --topology=v5e:16x16 --passages=40_000_000
+  python launch/compile.py --gin_file=gin_configs/models/t5_1_1_xl.gin \\
+    --gin_file=gin_configs/runs/student.gin --gin_file=gin_configs/hardware/gpu_1.gin \\
+    --gin.BATCH_SIZE=32 --gin.SCAN_LAYERS=True --topology=h100:1
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Parses the command line, compiles, prints a table; returns the exit status."""
   flags = config.parser(__doc__ or "")
   add = flags.add_argument
-  add("--topology", required=True, metavar="NAME", help="v5e:4x4, v5e-16, cpu:8")
+  add("--topology", required=True, metavar="NAME", help="v5e:4x4, v5e-16, h100:8, cpu:8")
   add("--passages", type=int, metavar="N", help="compile the search of N passages too")
   add("--postings", type=int, metavar="N", help=f"of them, in all (default {_POSTINGS} a passage)")
   add("--json", type=pathlib.Path, metavar="FILE", help="write the table's figures here too")

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from unittest import mock
 
 import flax.linen as nn
 import gin
@@ -15,7 +16,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kard_jax.core import ahead, config, gin_text, hlo, machines
+from kard_jax.core import ahead, config, gin_text, gpus, hlo, machines
 from kard_jax.core.files import InputError
 from kard_jax.retrieval import search_xla
 from launch import compile as launcher
@@ -140,20 +141,37 @@ def test_names_of_machines():
   for name in machines.SLICES:
     stem = name.replace("-", "_")
     assert (gin_text.ROOT / "gin_configs" / "hardware" / f"{stem}.gin").is_file()
-  for name in ("v5e", "v5e:", "tpu:4", "v5e-17", "v5e:0x4"):
+  assert machines.parse("h100:4x8").chips == 32
+  for name in ("v5e", "v5e:", "tpu:4", "v5e-17", "v5e:0x4", "h100:2x2x8"):
     with pytest.raises(InputError, match="--topology="):
       machines.parse(name)
   with pytest.raises(InputError, match="8 CPU devices"):
     machines.devices(machines.parse("cpu:9"))
 
 
-def test_a_tpu_without_its_compiler_is_one_clear_error(monkeypatch, capsys):
+@pytest.mark.parametrize(("topology", "extra"), [("v5e-16", "compile"), ("h100:8", "compile-gpu")])
+def test_a_machine_without_its_compiler_is_one_clear_error(topology, extra, monkeypatch, capsys):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
-  assert launcher.main(["--topology=v5e-16", "--passages=1000"]) != 0
+  assert launcher.main([f"--topology={topology}", "--passages=1000"]) != 0
   said = capsys.readouterr().err.strip()
   assert said.count("\n") == 0
-  assert "pip install 'kard_jax[compile]'" in said
+  assert f"pip install 'kard_jax[{extra}]'" in said
+
+
+@pytest.mark.parametrize(
+  ("topology", "host"),
+  [
+    ("v5e-16", "v5e:2x2"),
+    ("v5p:2x2x4", "v5p:2x2x1"),
+    ("v5e-8", "v5e:2x4"),
+    ("h100:4x8", "h100:8"),
+    ("h100:2", "h100:2"),
+    ("cpu:8", "cpu:8"),
+  ],
+)
+def test_the_host_of_a_machine(topology, host):
+  assert machines.of_host(machines.parse(topology)) == machines.parse(host)
 
 
 def test_collectives_of_a_loop_count_as_often_as_it_runs():
@@ -240,6 +258,56 @@ def test_what_does_not_fit_is_told_with_the_compilers_figures(said):
   assert report.seconds == pytest.approx(1e15 / (197e12 * 16 * 0.4))
   assert "no: needs 22.8 GiB of the 15.8 GiB" in ahead.table([report])
   assert ahead.from_json(ahead.to_json([report])) == [report]
+
+
+@pytest.mark.parametrize(("topology", "gib", "fits"), [("h100:8", 59, True), ("h100:8", 61, False)])
+def test_a_gpu_is_full_where_jax_takes_no_more(topology, gib, fits):
+  memory = mock.Mock(  # its compiler refuses nothing
+    argument_size_in_bytes=gib << 30,
+    output_size_in_bytes=1 << 30,
+    alias_size_in_bytes=1 << 30,
+    temp_size_in_bytes=0,
+    generated_code_size_in_bytes=0,
+  )
+  done = mock.Mock(spec=jax.stages.Compiled)
+  done.memory_analysis.return_value, done.as_text.return_value = memory, ""
+  lowered = mock.Mock()
+  lowered.compile.return_value = done
+  program = ahead.Program("train", lowered, 3_000_000_000, 1e15)
+  machine = machines.parse(topology)
+  report, compiled = ahead.compile_program(program, machine, {"fsdp": 8}, "NVIDIA H100 80GB HBM3")
+  assert (report.fits, compiled is not None) == (fits, fits)
+  assert report.peak == gib << 30
+  shown = ahead.table([report])
+  assert f"| {gib}.0 GiB " in shown  # arguments are known either way
+  assert ("no: needs 61.0 GiB of the 60.0 GiB that a program may use" in shown) != fits
+
+
+@pytest.mark.slow
+def test_flan_t5_small_trains_on_two_hosts_of_gpus_and_answers_on_one(tmp_path):
+  if not gpus.is_installed():
+    pytest.skip("JAX's CUDA plugin is not installed: pip install 'kard_jax[compile-gpu]'")
+  rows = {}
+  for run in ("student", "answer"):
+    shown = tmp_path / f"{run}.json"
+    subprocess.run(
+      [
+        sys.executable, "launch/compile.py", "--gin_file=gin_configs/models/t5_1_1_small.gin",
+        f"--gin_file=gin_configs/runs/{run}.gin", "--gin_file=gin_configs/hardware/gpu_hosts.gin",
+        "--gin.BATCH_SIZE=32", "--gin.SCAN_LAYERS=True", "--topology=h100:2x8", "--effort=-1",
+        f"--json={shown}",
+      ],
+      cwd=gin_text.ROOT, check=True,
+    )  # fmt: skip
+    rows |= {row["program"]: row for row in json.loads(shown.read_text())}
+  train = rows["train"]
+  assert (train["machine"], train["mesh"]) == ("h100:2x8", {"data": 2, "fsdp": 8, "tensor": 1})
+  assert train["arguments"] == pytest.approx(3 * 4 * train["parameters"] / 8, rel=0.05)
+  assert train["collectives"]["all-gather"]["bytes"] > 0
+  assert train["seconds"] == pytest.approx(train["flops"] / (16 * 0.4 * 989e12))
+  for program in ("read", "write"):
+    assert rows[program]["machine"] == "h100:8"
+    assert rows[program]["fits"]
 
 
 def test_the_compiled_search_is_the_one_that_searches():

@@ -24,7 +24,7 @@ MACHINES = {
   "v5e_16": (16, (1, 16, 1)),
   "v5e_256": (256, (16, 16, 1)),
   "v5p_128": (64, (4, 16, 1)),
-  "v6e_64": (64, (4, 16, 1)),
+  "v6e_64": (64, (8, 8, 1)),
 }
 STAGE = "gin_configs/recipes/quickstart/6_student_kard.gin"
 NETWORK = T5(

@@ -130,27 +130,35 @@ def compile_program(
     return (
       report._replace(
         peak=used,
-        reason=f"needs {_size(used)} of the {_size(there)} that a program may use",
+        reason=_reason(used, there),
         compiling=time.monotonic() - began,
       ),
       None,
     )
   spent = time.monotonic() - began
   memory: Any = compiled.memory_analysis()
+  peak_bytes = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+  usable = machine.chip.hbm * machine.chip.share
+  fits = not usable or peak_bytes <= usable  # for TPUs the compiler has looked already
   return report._replace(
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    peak=(
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-      + memory.temp_size_in_bytes
-      + memory.generated_code_size_in_bytes
-    ),
-    fits=True,
+    peak=peak_bytes,
+    fits=fits,
+    reason="" if fits else _reason(peak_bytes, round(usable)),
     collectives=hlo.collectives(compiled.as_text() or ""),
     compiling=spent,
-  ), compiled
+  ), compiled if fits else None
+
+
+def _reason(used: int, usable: int) -> str:
+  return f"needs {_size(used)} of the {_size(usable)} that a program may use"
 
 
 def _bytes(*sizes: str) -> tuple[int, ...]:
@@ -181,18 +189,19 @@ def cells(report: Report) -> dict[str, str]:
     f"{kind} {each.times:,} ({_size(each.bytes)})" for kind, each in report.collectives.items()
   )
   of = f" of {_size(report.hbm)}" if report.hbm else ""
+  known = report.fits or report.arguments  # a TPU's compiler stops where memory ends
   return {
     "program": report.program,
     "machine": report.machine,
     "mesh": mesh or "one chip",
     "parameters": f"{report.parameters / 1e6:,.0f} M" if report.parameters else "",
-    "arguments": _size(report.arguments) if report.fits else "",
-    "temporaries": _size(report.temporaries) if report.fits else "",
+    "arguments": _size(report.arguments) if known else "",
+    "temporaries": _size(report.temporaries) if known else "",
     "peak of HBM": f"{_size(report.peak)}{of}",
     "fits": "yes" if report.fits else f"no: {report.reason}",
     "FLOPs": f"{report.flops:.2e}" if report.flops else "",
     "at 40 %": f"{report.seconds * 1e3:,.1f} ms" if report.seconds else "",
-    "collectives": (moved or "none") if report.fits else "",
+    "collectives": (moved or "none") if known else "",
     "compiled in": f"{report.compiling:,.0f} s",
   }
 

@@ -57,10 +57,7 @@ class Searcher:
     self._share = -(-self._size // len(devices))  # passages on each device
     shares = [_share(index, i * self._share, self._share) for i in range(len(devices))]
     longest = max(len(share.passages) for share in shares)
-    if longest + _PIECE >= 1 << 31:
-      raise files.InputError(
-        f"{index.directory}: {longest:,} postings on one device are too many; use a mesh of more"
-      )
+    _check(longest, str(index.directory))
     self._offsets = [share.offsets for share in shares]  # by segment: [terms + 1]
     width = longest + _PIECE  # a piece may reach past the last posting
     self._passages = self._put(np.stack([_padded(s.passages, width) for s in shares]))
@@ -241,6 +238,9 @@ def lower(
   Yields:
     "add", which adds a million postings on each device to the sums of 32 queries, and "select",
     which finds the best sums; each with its name.
+
+  Raises:
+    InputError: a device's share is more than 2**31 postings.
   """
   devices = mesh.devices.reshape(-1)
   row = Mesh(devices, (_AXIS,), axis_types=(AxisType.Auto,))
@@ -249,12 +249,22 @@ def lower(
     where = NamedSharding(row, P(_AXIS))
     return jax.ShapeDtypeStruct((len(devices), *sizes), dtype, sharding=where)
 
-  share, width = -(-passages // len(devices)), -(-postings // len(devices)) + _PIECE
+  share, longest = -(-passages // len(devices)), -(-postings // len(devices))
+  _check(longest, f"{passages:,} passages")
+  width = longest + _PIECE
   sums = shape(np.int32, _BATCH, share)
   kept = shape(np.int32, width), shape(np.uint32, width)
   pieces = [shape(np.int32, _PIECES)] * 4
   yield "add", _add.lower(sums, *kept, *pieces, mesh=row)
   yield "select", _select.lower(sums, k=min(k, passages), mesh=row)
+
+
+def _check(longest: int, of: str) -> None:
+  """Whether a device can number its postings, the longest piece behind them included."""
+  if longest + _PIECE >= 1 << 31:
+    raise files.InputError(
+      f"{of}: {longest:,} postings on one device are too many; use a mesh of more"
+    )
 
 
 def _padded(array: np.ndarray, width: int) -> np.ndarray:

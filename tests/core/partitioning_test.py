@@ -1,5 +1,7 @@
 """Where arrays live: meshes, rules, rows of a batch, and what is said of those that do not fit."""
 
+from unittest import mock
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -150,3 +152,37 @@ def test_a_hosts_mesh_gives_up_data_then_fsdp(count, sizes):
   mesh = whole.of_host(devices).mesh
   assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), sizes, strict=True))
   assert list(mesh.devices.flat) == devices
+
+
+def chip(kind, coords):
+  """A TPU that is not here: what a mesh asks of it."""
+  made = mock.Mock(spec=jax.Device, device_kind=kind, coords=coords, platform="tpu")
+  made.core_on_chip = made.slice_index = made.process_index = 0
+  made.id = coords[0] + 8 * coords[1] + 64 * coords[2]
+  return made
+
+
+@pytest.mark.parametrize(
+  ("kind", "torus", "axes"),
+  [
+    ("TPU v6 lite", (8, 8, 1), (4, 16, 1)),  # neither is a product of the torus's sides
+    ("TPU v6 lite", (8, 8, 1), (8, 8, 1)),
+    ("TPU v5 lite", (4, 4, 1), (1, 8, 2)),
+    ("TPU v5p", (4, 4, 4), (1, 32, 2)),
+    ("TPU v4", (2, 2, 1), (1, 1, 4)),
+    ("TPU v4", (2, 2, 2), (2, 4, 1)),
+  ],
+)
+def test_any_axes_are_laid_over_a_torus(kind, torus, axes):
+  chips = [chip(kind, coords[::-1]) for coords in np.ndindex(*torus[::-1])]
+  names = ("data", "fsdp", "tensor")
+  mesh = Partitioner(dict(zip(names, axes, strict=True)), RULES).on(chips).mesh
+  assert mesh.devices.shape == axes
+  assert {one.coords for one in mesh.devices.flat} == {one.coords for one in chips}
+
+
+def test_a_ring_of_the_mesh_is_one_of_the_torus_where_it_can_be():
+  chips = [chip("TPU v6 lite", (x, y, 0)) for y in range(8) for x in range(8)]
+  mesh = Partitioner({"data": 8, "fsdp": 8, "tensor": 1}, RULES).on(chips).mesh
+  for ring in mesh.devices[:, :, 0]:
+    assert any(len({one.coords[side] for one in ring}) == 1 for side in (0, 1))
