@@ -1,13 +1,13 @@
-"""Makes docs/hardware.md's table: what each pair of model and machine takes, by launch/compile.py.
+"""Makes docs/hardware_table.md: what each pair of model and machine takes, by launch/compile.py.
 
 Examples:
-  python benchmarks/compile_table.py --rows=DIR
+  python benchmarks/compile_table.py --rows=DIR > docs/hardware_table.md
   python benchmarks/compile_table.py --rows=DIR --only='_xl-(v5e-16|v5p-128)$'
 
 Each pair is compiled once, by a process of its own, and kept in DIR as JSON; a run that was stopped
-goes on with those that are not there. At its end it prints the table of all pairs that DIR has,
-those that do not fit, and those that it lacks. It needs libtpu for TPUs and JAX's CUDA plugin for
-GPUs (`pip install 'kard_jax[compile]'`, `'kard_jax[compile-gpu]'`).
+goes on with those that are not there. At its end it prints the page: those that do not fit, tables
+of all pairs that DIR has, and those that it lacks. It needs libtpu for TPUs and JAX's CUDA plugin
+for GPUs (`pip install 'kard_jax[compile]'`, `'kard_jax[compile-gpu]'`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
 
 from kard_jax.core import ahead, machines  # noqa: E402
 
@@ -62,7 +64,8 @@ _PASSAGES = 40_000_000
 _PROMPTS = {"gpt2": 768, "opt_350m": 1_792, "opt_1_3b": 1_792}
 
 
-_ANSWERED = {"xl": (64, 16), "xxl": (64, 8)}  # prompts together, on one host; of others 64
+# Prompts together, on one host; of others 64.
+_ANSWERED = {"xl": (64, 16), "xxl": (64, 8), "opt_1_3b": (64, 16), "llama_2_7b": (64, 8)}
 # A host of the one is a host of the other.
 _AS = {"v5e-256": "v5e-16", "gpu-hosts": "gpu-8"}
 # Answering with FSDP_AXIS = 1 and a TENSOR_AXIS, besides the machine's own mesh: what fsdp splits
@@ -176,28 +179,53 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_PAGE = """# What each pair of model and machine takes
+
+Printed by `python benchmarks/compile_table.py --rows=DIR`, which runs `launch/compile.py
+--effort=-1` for each model of `gin_configs/models/` (the tiny ones, which any machine holds, left
+out) on each machine of `gin_configs/hardware/` that is not a CPU; a GPU is an H100 of 80 GB,
+`gpu-hosts` four hosts of eight. [Hardware](hardware.md) says what the columns are. jax {jax},
+libtpu 0.0.42.1, SCAN_LAYERS on.
+
+Training: inputs of 512 tokens, targets of 256, AdamW; a reranker 8 passages of 256 tokens a
+question. Reading and writing: prompts of 2,048 tokens (OPT: 1,792; GPT-2: 768), texts of 256, 5
+samples a prompt, parameters in float32; by the machine's own mesh, and for T5 without fsdp too.
+Search: 40 M passages with 60 postings each, 32 queries. Each program is taken alone: what a host
+holds besides, such as the index of a search while it writes, comes on top."""
+
+
 def _show(found: list[tuple[Pair, Path]]) -> None:
-  """A table of each machine in Markdown; then what does not fit, and what was not compiled."""
-  refused = []
+  """The page, in Markdown."""
+  refused, tables = [], []
   for machine in MACHINES:
-    print(f"\n### {machine}\n\n| what | batch | mesh | {' | '.join(_COLUMNS)} |")
-    print("|---" * (len(_COLUMNS) + 3) + "|")
+    lines = [f"## {machine}", ""]
+    lines.append(f"| what | batch | mesh | {' | '.join(_COLUMNS)} |")
+    lines.append("|---" * (len(_COLUMNS) + 3) + "|")
     for pair, place in found:
       if not pair.name.endswith(f"-{machine}") or not place.exists():
         continue
       for report in ahead.from_json(place.read_text()):
         cells = ahead.cells(report)
         if not report.fits:
-          refused.append(f"{pair.model}, {report.program}, on {machine}: {report.reason}")
+          refused.append(f"{machine}: {pair.model}, {report.program} {pair.batch}: {report.reason}")
           cells["fits"] = "**no**"
         where = "" if report.machine == TOPOLOGIES[machine] else ", each host"
         named = [f"{pair.model}, {report.program}", str(pair.batch), cells["mesh"] + where]
-        print(f"| {' | '.join([*named, *(cells[column] for column in _COLUMNS)])} |")
+        lines.append(f"| {' | '.join([*named, *(cells[column] for column in _COLUMNS)])} |")
     if machine in _AS:
-      print(f"\nAnswering and searching: as on {_AS[machine]}, whose hosts have the same chips.")
-  print("\nDoes not fit:", *(refused or ["nothing"]), sep="\n- ")
+      lines += [
+        "",
+        f"Answering and searching: as on {_AS[machine]}, whose hosts have the same chips.",
+      ]
+    tables.append("\n".join(lines))
   missing = [pair.name for pair, place in found if not place.exists()]
-  print("\nNot compiled:", *(missing or ["nothing"]), sep="\n- ")
+  print(_PAGE.format(jax=jax.__version__))
+  print("\n## What does not fit\n")
+  print("\n".join(f"- {line}" for line in refused or ["nothing"]))
+  print("\n" + "\n\n".join(tables))
+  if missing:
+    print("\n## Not compiled\n")
+    print("\n".join(f"- {name}" for name in missing))
 
 
 if __name__ == "__main__":

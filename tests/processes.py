@@ -29,9 +29,6 @@ class Processes:
       port = free.getsockname()[1]
     places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(places)}
-    # A test starts the same program again and again; to compile it is most of what that takes.
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(self._folder.parent / "compiled")
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     self.all = []
     for index in range(count):
       which = [f"--num_processes={count}", f"--process_id={index}"]
