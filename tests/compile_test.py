@@ -283,6 +283,21 @@ def test_a_gpu_is_full_where_jax_takes_no_more(topology, gib, fits):
   assert ("no: needs 61.0 GiB of the 60.0 GiB that a program may use" in shown) != fits
 
 
+def test_products_without_tiles_on_a_gpu_are_left_to_cublas():
+  untiled = jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes that satisfy hlo")
+  done = jax.jit(jnp.sin).lower(1.0).compile()
+  lowered = mock.Mock()
+  lowered.compile.side_effect = [untiled, done]
+  program = ahead.Program("train", lowered, 1, 1.0)
+  report, _ = ahead.compile_program(program, machines.parse("h100:1"), {}, "", effort=-1.0)
+  assert report.fits
+  first, second = (call.kwargs["compiler_options"] for call in lowered.compile.call_args_list)
+  assert second == first | {"xla_gpu_enable_triton_gemm": False}
+  lowered.compile.side_effect = [untiled, untiled]
+  with pytest.raises(jax.errors.JaxRuntimeError, match="tile sizes"):
+    ahead.compile_program(program, machines.parse("h100:1"), {}, "")
+
+
 @pytest.mark.slow
 def test_flan_t5_small_trains_on_two_hosts_of_gpus_and_answers_on_one(tmp_path):
   if not gpus.is_installed():

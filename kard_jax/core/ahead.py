@@ -27,6 +27,9 @@ _MEMORY = re.compile(
   r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"
   r"|required for HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"
 )
+# On a GPU, XLA tries its own kernels of a product beside cuBLAS's. Where it can try none, it takes
+# its own, and has no tiles for some shapes.
+_UNTILED = "Couldn't find output tile sizes"
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 
 
@@ -121,7 +124,7 @@ def compile_program(
   )
   began = time.monotonic()
   try:
-    compiled = program.lowered.compile(compiler_options=options)
+    compiled = _compiled(program, options)
   except jax.errors.JaxRuntimeError as error:
     found = _MEMORY.search(str(error))
     if not found:
@@ -155,6 +158,16 @@ def compile_program(
     collectives=hlo.collectives(compiled.as_text() or ""),
     compiling=spent,
   ), compiled if fits else None
+
+
+def _compiled(program: Program, options: dict[str, Any]) -> jax.stages.Compiled:
+  try:
+    return program.lowered.compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError as error:
+    if _UNTILED not in str(error):
+      raise
+  options = options | {"xla_gpu_enable_triton_gemm": False}
+  return program.lowered.compile(compiler_options=options)
 
 
 def _reason(used: int, usable: int) -> str:
