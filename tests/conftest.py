@@ -16,6 +16,7 @@ from jaxtyping import install_import_hook
 # Shapes and types of public array functions are checked at every call the tests make.
 _HOOK = install_import_hook(["kard_jax", "tasks"], "beartype.beartype")
 
+import gc
 import pathlib
 
 import jax
@@ -44,6 +45,13 @@ def _compiled_once(tmp_path_factory):
     patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
     patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _seldom_collected():
+  """What JAX keeps of each program makes a whole collection take half a second, and more later."""
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

@@ -91,6 +91,7 @@ def validation_loss(network, params):
   return float(loss.total / loss.weight)
 
 
+@pytest.mark.slow
 def test_adapters_on_adapters_on_a_hugging_face_model(model, tmp_path):
   folder, network = model
   place = initial.find(folder)

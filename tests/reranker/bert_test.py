@@ -51,7 +51,7 @@ def test_remat_and_bfloat16_give_the_same(params):
   assert 0 < difference < 0.15
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "full"])
 def test_scanned_layers_give_the_same(params, remat):
   net = bert.Bert(**SIZES, max_positions=12, scan_layers=True, remat=remat)
   stacked = scanning.stack(params)

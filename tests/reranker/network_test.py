@@ -251,7 +251,9 @@ def test_every_parameter_has_logical_axes(net):
     assert set(box.names) <= AXES
 
 
-@pytest.mark.parametrize("name", ["late", "cross", "late_bert"])
+@pytest.mark.parametrize(
+  "name", ["late", "cross", pytest.param("late_bert", marks=pytest.mark.slow)]
+)
 def test_eight_devices_give_the_same_loss_and_gradient(name):
   net, rng = ALL[name], np.random.default_rng(0)
   batch = {
