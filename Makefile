@@ -11,7 +11,7 @@ SEED ?= 0
 
 help:
 	@echo "make quickstart [SEED=n]  the whole method on a closed world, in minutes on two CPU cores"
-	@echo "make test                 the tests (about 10 minutes); make test-all: the slow ones too"
+	@echo "make test                 the tests (about 11 minutes); make test-all: the slow ones too"
 	@echo "make test-beam            those that need Apache Beam, which it puts into .extras"
 	@echo "make lint | types         ruff | mypy"
 	@echo "make setup                .venv alone"

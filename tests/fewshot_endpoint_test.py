@@ -22,7 +22,6 @@ EXEMPLARS = [
 """
 
 
-@pytest.mark.slow
 def test_few_shot_accuracy_of_a_model_behind_an_endpoint(tmp_path, monkeypatch):
   module = planets.write(tmp_path / "planets")
   text = module.read_text().replace(
