@@ -260,7 +260,10 @@ def test_what_does_not_fit_is_told_with_the_compilers_figures(said):
   assert ahead.from_json(ahead.to_json([report])) == [report]
 
 
-@pytest.mark.parametrize(("topology", "gib", "fits"), [("h100:8", 59, True), ("h100:8", 61, False)])
+@pytest.mark.parametrize(
+  ("topology", "gib", "fits"),
+  [("h100:8", 59, True), ("h100:8", 61, False), ("v5e-8", 17, True)],  # a TPU's has looked
+)
 def test_a_gpu_is_full_where_jax_takes_no_more(topology, gib, fits):
   memory = mock.Mock(  # its compiler refuses nothing
     argument_size_in_bytes=gib << 30,

@@ -147,14 +147,14 @@ def compile_program(
     + memory.temp_size_in_bytes
     + memory.generated_code_size_in_bytes
   )
-  usable = machine.chip.hbm * machine.chip.share
+  usable = machine.chip.usable
   fits = not usable or peak_bytes <= usable  # for TPUs the compiler has looked already
   return report._replace(
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     peak=peak_bytes,
     fits=fits,
-    reason="" if fits else _reason(peak_bytes, round(usable)),
+    reason="" if fits else _reason(peak_bytes, usable),
     collectives=hlo.collectives(compiled.as_text() or ""),
     compiling=spent,
   ), compiled if fits else None

@@ -99,10 +99,10 @@ def target(gpu: Gpu) -> str:
     "clock_rate_ghz": gpu.clock,
   }
   major, minor = gpu.capability
-  lines = [*(f"{name}: {value}" for name, value in figures.items())]
-  lines.append(f"cuda_compute_capability {{ major: {major} minor: {minor} }}")
+  lines = "\n".join(f"{name}: {value}" for name, value in figures.items())
   return (
     f'platform_name: "CUDA"\ndevice_description_str: "{gpu.kind}"\n'
     "dnn_version_info { major: 9 minor: 8 }\nruntime_version { major: 12 minor: 9 }\n"
-    f"gpu_device_info {{\n{chr(10).join(lines)}\n}}\n"
+    f"gpu_device_info {{\n{lines}\n"
+    f"cuda_compute_capability {{ major: {major} minor: {minor} }}\n}}\n"
   )

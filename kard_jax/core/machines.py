@@ -29,13 +29,13 @@ class Chip(NamedTuple):
     name: as topologies call it.
     hbm: bytes of memory, as published; the runtime keeps some of it for itself.
     cores: of which libtpu makes one device; it has to be told where there are two.
-    share: of the memory that a program may use, where its compiler does not see to that.
+    usable: bytes of it that a program may use, where its compiler does not see to that; else 0.
   """
 
   name: str
   hbm: int
   cores: int = 1
-  share: float = 1.0
+  usable: int = 0
 
 
 # Google Cloud's pages on each TPU version (docs.cloud.google.com/tpu/docs/v4 and so on).
@@ -47,7 +47,7 @@ CHIPS = {
     Chip("v5p", 95 * GIB, cores=2),
     Chip("v6e", 32 * GIB),
     # JAX takes three quarters of a GPU's memory where XLA_PYTHON_CLIENT_MEM_FRACTION is not set.
-    *(Chip(name, gpu.memory, share=0.75) for name, gpu in gpus.GPUS.items()),
+    *(Chip(name, gpu.memory, usable=gpu.memory * 3 // 4) for name, gpu in gpus.GPUS.items()),
     Chip("cpu", 0),
   )
 }
